@@ -1,0 +1,42 @@
+// Package images keeps container images: containerd v2's libraries in process
+// (content store, metadata, overlayfs snapshotter), not its daemon.
+package images
+
+import (
+	"errors"
+	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Errors that the methods of Store wrap.
+var (
+	ErrNotFound = errors.New("image not found")
+	ErrInUse    = errors.New("image is in use")
+	ErrInvalid  = errors.New("invalid image reference")
+)
+
+// Image is one image, whatever number of names it has.
+type Image struct {
+	ID          string        `json:"id"`                    // digest of its config, "sha256:…"
+	RepoTags    []string      `json:"repoTags,omitempty"`    // full references with a tag
+	RepoDigests []string      `json:"repoDigests,omitempty"` // repository@sha256:… of the manifest
+	Size        int64         `json:"size"`                  // bytes of its blobs, compressed
+	Pinned      bool          `json:"pinned,omitempty"`
+	Config      ocispec.Image `json:"config"`
+	CreatedAt   time.Time     `json:"createdAt"` // when it came to this host
+}
+
+// User is a resolved "user[:group]" of an image or a request.
+type User struct {
+	UID, GID       uint32
+	AdditionalGIDs []uint32
+	Home           string
+}
+
+// Usage is what a folder takes.
+type Usage struct {
+	Path   string // a mount point or folder that exists
+	Bytes  uint64
+	Inodes uint64
+}

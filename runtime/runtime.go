@@ -1,0 +1,134 @@
+// Package runtime is the client of pausa-keeper, the one process per node that
+// is the parent of every pause and container. It also turns a container's
+// configuration into an OCI spec (Spec, a pure function). It never links
+// libcontainer: that is the keeper's job (package runtime/keeper).
+package runtime
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Errors that a Client's methods wrap. Ask with errors.Is.
+var (
+	// ErrNotFound: the keeper knows no pod, container or exec of that id.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the id is taken.
+	ErrExists = errors.New("already exists")
+	// ErrState: the container is not in a state that allows the call.
+	ErrState = errors.New("wrong state")
+	// ErrKeeperGone: the keeper's socket does not answer, or closed during the call.
+	ErrKeeperGone = errors.New("keeper is not running")
+)
+
+// IDMap maps Size ids from ContainerID on to the host's ids from HostID on.
+type IDMap struct {
+	ContainerID uint32 `json:"containerID"`
+	HostID      uint32 `json:"hostID"`
+	Size        uint32 `json:"size"`
+}
+
+// PodSpec asks for a pause process that owns a pod's namespaces.
+type PodSpec struct {
+	ID          string `json:"id"`
+	Hostname    string `json:"hostname,omitempty"`
+	HostNetwork bool   `json:"hostNetwork,omitempty"`
+	HostIPC     bool   `json:"hostIPC,omitempty"`
+	// SharePID makes a PID namespace whose PID 1 is pause, for all containers of the pod.
+	SharePID bool    `json:"sharePID,omitempty"`
+	UIDMaps  []IDMap `json:"uidMaps,omitempty"` // not empty: a user namespace
+	GIDMaps  []IDMap `json:"gidMaps,omitempty"`
+	// Sysctls are set inside the pod's namespaces; names must be namespaced ones
+	// (net.*, kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.*).
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+}
+
+// PodState is what the keeper knows of a pod's pause process.
+type PodState struct {
+	ID        string    `json:"id"`
+	Pid       int       `json:"pid"`
+	StartTime uint64    `json:"startTime"` // clock ticks since boot, field 22 of /proc/PID/stat: tells a reused pid
+	StartedAt time.Time `json:"startedAt"`
+	Exited    bool      `json:"exited,omitempty"` // the pause process is gone
+	Spec      PodSpec   `json:"spec"`
+}
+
+// Namespace is the path of one of the pod's namespaces ("net", "ipc", "uts", "pid", "user").
+func (s PodState) Namespace(kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", s.Pid, kind) }
+
+// ContainerSpec asks for a container. The spec is complete: rootfs mounted at
+// Spec.Root.Path, namespaces as paths into the pod's pause, cgroup path set.
+type ContainerSpec struct {
+	ID    string      `json:"id"`
+	PodID string      `json:"podID"`
+	Spec  *specs.Spec `json:"spec"`
+	// LogPath is the file that gets the output in CRI format; "" keeps none.
+	LogPath string `json:"logPath,omitempty"`
+	// Stdin keeps an input open for Attach; StdinOnce closes it when the first attached client leaves.
+	Stdin     bool `json:"stdin,omitempty"`
+	StdinOnce bool `json:"stdinOnce,omitempty"`
+}
+
+// Status says how far a container has come.
+type Status string
+
+// The states of a container, in order.
+const (
+	Created Status = "created" // recorded; its init is being parked or is parked
+	Running Status = "running"
+	Exited  Status = "exited"
+)
+
+// Exit is how a process ended. The keeper writes it to disk before it tells anyone.
+type Exit struct {
+	ID         string    `json:"id"`
+	Code       int       `json:"code"`             // 128+N when signal N ended it; 255 when Unknown
+	Signal     int       `json:"signal,omitempty"` // 0: it exited by itself
+	FinishedAt time.Time `json:"finishedAt"`
+	OOMKilled  bool      `json:"oomKilled,omitempty"` // read from the cgroup before that goes
+	// Unknown: nobody could collect the code (the keeper was dead and the kernel is older than 6.15).
+	Unknown bool `json:"unknown,omitempty"`
+	// StartError says why the init never came to run the command (no such file, bad cwd, …); Code is 128 then.
+	StartError string `json:"startError,omitempty"`
+}
+
+// ContainerState is what the keeper knows of a container.
+type ContainerState struct {
+	ID        string    `json:"id"`
+	PodID     string    `json:"podID"`
+	Status    Status    `json:"status"`
+	Pid       int       `json:"pid,omitempty"`
+	StartTime uint64    `json:"startTime,omitempty"`
+	CreatedAt time.Time `json:"createdAt"`
+	StartedAt time.Time `json:"startedAt,omitzero"`
+	Exit      *Exit     `json:"exit,omitempty"`
+}
+
+// ExecSpec asks for one more process in a running container.
+type ExecSpec struct {
+	ContainerID string   `json:"containerID"`
+	ExecID      string   `json:"execID"`        // for Resize; unique within the container
+	Args        []string `json:"args"`          // Env, Cwd, User, capabilities: the container's own
+	Env         []string `json:"env,omitempty"` // added to the container's
+	Terminal    bool     `json:"terminal,omitempty"`
+	Width       uint16   `json:"width,omitempty"`
+	Height      uint16   `json:"height,omitempty"`
+}
+
+// Stats is one reading of a container's cgroup.
+type Stats struct {
+	ID               string    `json:"id"`
+	Time             time.Time `json:"time"`
+	CPUNanos         uint64    `json:"cpuNanos"`
+	MemoryUsage      uint64    `json:"memoryUsage"`      // bytes, page cache included
+	MemoryWorkingSet uint64    `json:"memoryWorkingSet"` // usage less inactive file pages
+	MemoryRSS        uint64    `json:"memoryRSS"`        // anonymous pages
+	MemoryLimit      uint64    `json:"memoryLimit"`      // 0: none
+	PageFaults       uint64    `json:"pageFaults"`
+	MajorPageFaults  uint64    `json:"majorPageFaults"`
+	SwapUsage        uint64    `json:"swapUsage"`
+	Pids             uint64    `json:"pids"`
+}
