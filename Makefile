@@ -1,0 +1,78 @@
+# `make` prints the targets; `make run` and `make test` set up all they need.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+DESTDIR ?=
+KEEP    ?=
+RUN     ?=
+
+GO          ?= go
+GOFLAGS_ALL := -trimpath -buildvcs=false
+LDFLAGS     := -s -w -X main.version=$(VERSION)
+# The keeper's C code stands in for these functions of libseccomp (runtime/keeper).
+SECCOMP_WRAP := seccomp_init seccomp_arch_add seccomp_attr_set seccomp_rule_add_array seccomp_rule_add_exact_array seccomp_export_bpf
+comma := ,
+KEEPER_LDFLAGS := $(LDFLAGS) -linkmode external -extldflags "-static $(patsubst %,-Wl$(comma)--wrap=%,$(SECCOMP_WRAP))"
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
+
+.PHONY: help
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: deps
+deps: ## install the Debian packages that build and tests need
+	@hack/deps.sh
+
+.PHONY: build
+build: ## build bin/pausa and bin/pausa-keeper
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/pausa ./cmd/pausa
+	CGO_ENABLED=1 $(GO) build $(GOFLAGS_ALL) -tags 'seccomp netgo osusergo' -ldflags '$(KEEPER_LDFLAGS)' -o bin/pausa-keeper ./cmd/pausa-keeper
+
+.PHONY: run
+run: deps build ## two pods behind a Service on this machine, in a network of their own (KEEP=1 leaves them running)
+	@KEEP='$(KEEP)' hack/run.sh
+
+.PHONY: test
+test: deps build ## everything that CI runs: lint, unit, fuzz, critest, VM, integration
+	@hack/test.sh
+
+.PHONY: lint
+lint: $(GOLANGCI) ## golangci-lint, go vet, shellcheck
+	@hack/lint.sh $(GOLANGCI)
+
+$(GOLANGCI):
+	GOBIN=$(CURDIR)/bin/tools/$(GOLANGCI_VERSION) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv bin/tools/$(GOLANGCI_VERSION)/golangci-lint $@
+	rmdir bin/tools/$(GOLANGCI_VERSION)
+
+.PHONY: bench
+bench: deps build ## Go benchmarks, then the CRI socket's medians
+	@hack/bench.sh
+
+.PHONY: critest
+critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it
+	@$(GO) run ./integration/critrun -focus '$(RUN)'
+
+bin/tools/critest: integration/critest/go.mod integration/critest/go.sum
+	cd integration/critest && CGO_ENABLED=0 $(GO) test -c -o ../../$@ sigs.k8s.io/cri-tools/cmd/critest
+
+.PHONY: vm
+vm: deps build ## integration tests in a VM with cgroup v2; RUN=regexp for some of them
+	@RUN='$(RUN)' hack/vm-test.sh
+
+.PHONY: install
+install: build ## install the binaries and the unit under PREFIX (/usr/local)
+	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' bin/pausa bin/pausa-keeper
+	install -D -m 0644 -t '$(DESTDIR)$(PREFIX)/lib/systemd/system' docs/pausa.service
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+	find runtime/pause -name 'pause-*' -type f -delete
