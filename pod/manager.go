@@ -1,0 +1,310 @@
+package pod
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// Runtime is what the Manager needs of the keeper; *runtime.Client has it.
+type Runtime interface {
+	StartPod(context.Context, runtime.PodSpec) (runtime.PodState, error)
+	RemovePod(ctx context.Context, id string) error
+	Pods(context.Context) ([]runtime.PodState, error)
+	CreateContainer(context.Context, runtime.ContainerSpec) error
+	StartContainer(ctx context.Context, id string) (runtime.ContainerState, error)
+	Signal(ctx context.Context, id string, sig syscall.Signal, all bool) error
+	Wait(ctx context.Context, id string) (runtime.Exit, error)
+	RemoveContainer(ctx context.Context, id string) error
+	Containers(context.Context) ([]runtime.ContainerState, error)
+	Exec(context.Context, runtime.ExecSpec, runtime.Stdio) (int, error)
+	Attach(ctx context.Context, id string, stdio runtime.Stdio) error
+	Resize(ctx context.Context, id, execID string, width, height uint16) error
+	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
+	Update(ctx context.Context, id string, r *specs.LinuxResources) error
+	ReopenLog(ctx context.Context, id string) error
+	Exits(context.Context) (<-chan runtime.Exit, error)
+}
+
+// Network is what the Manager needs of the network; *network.Manager has it.
+type Network interface {
+	Pin(id string, pid int) (path string, err error)
+	Attach(context.Context, network.Pod) (network.Result, error)
+	Detach(ctx context.Context, id string) error
+	GC(ctx context.Context, keep map[string]bool) error
+	Status(context.Context) error
+	SetPodCIDRs([]netip.Prefix) error
+}
+
+// Images is what the Manager needs of the image store; *images.Store has it.
+type Images interface {
+	Get(ctx context.Context, ref string) (images.Image, error)
+	Mount(ctx context.Context, containerID, ref string, o images.MountOptions) (rootfs string, err error)
+	Unmount(ctx context.Context, containerID string) error
+	Mounted() ([]string, error)
+	WritableUsage(ctx context.Context, containerID string) (images.Usage, error)
+}
+
+// Options is what a Manager is made of.
+type Options struct {
+	RunDir       string // records live in RunDir/pods, best on tmpfs: they are worthless after a reboot
+	CgroupParent string // absolute from the cgroup root; pods without a parent of their own get a group below it
+	Runtime      Runtime
+	// Relaunch, if set, is called when the keeper has gone; it returns a connection to a new one.
+	Relaunch func(context.Context) (Runtime, error)
+	Network  Network
+	Images   Images
+	Log      *slog.Logger
+}
+
+// Manager makes and ends pods and their containers. Lists and statuses are
+// copies of what it holds in memory and never wait for a mutation.
+type Manager struct {
+	opts   Options
+	log    *slog.Logger
+	dir    string // RunDir/pods
+	bootID string
+
+	mu    sync.RWMutex // guards all below and the fields of sandbox and container that say so; held for memory work only
+	rt    Runtime
+	rtErr error // why the keeper cannot be reached, nil when it can
+	pods  map[string]*sandbox
+	ctrs  map[string]*container
+	names map[string]string // nameKey → id of the pod or container that holds it
+
+	events broadcaster
+	stop   context.CancelFunc
+	ctx    context.Context // ends with Close
+	bg     sync.WaitGroup
+}
+
+// sandbox is a pod in memory.
+type sandbox struct {
+	// op orders what is done to a pod: Run, Stop and Remove hold it alone,
+	// work on single containers shares it.
+	op sync.RWMutex
+	// made is closed when Run is over; runErr is set before.
+	made   chan struct{}
+	runErr error
+
+	// Guarded by Manager.mu.
+	rec  podRecord
+	pid  int // of pause; 0 when it does not run
+	ctrs map[string]*container
+}
+
+// container is a container in memory.
+type container struct {
+	op      sync.Mutex // one of create, start, remove at a time
+	made    chan struct{}
+	makeErr error
+	pod     *sandbox
+
+	// Guarded by Manager.mu.
+	rec containerRecord
+	pid int
+}
+
+// New makes a Manager and its folder. Call Recover before anything else.
+func New(o Options) (*Manager, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read boot id: %w", err)
+	}
+	m := &Manager{
+		opts: o, log: o.Log, dir: filepath.Join(o.RunDir, "pods"), bootID: strings.TrimSpace(string(boot)),
+		rt: o.Runtime, pods: map[string]*sandbox{}, ctrs: map[string]*container{}, names: map[string]string{},
+	}
+	m.ctx, m.stop = context.WithCancel(context.Background())
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the pods' folder: %w", err)
+	}
+	return m, nil
+}
+
+// Close ends the Manager's background work and waits for it. Pods go on.
+func (m *Manager) Close() {
+	m.stop()
+	m.bg.Wait()
+	m.events.close()
+}
+
+// runtime returns the connection to the keeper, or why there is none.
+func (m *Manager) runtime() (Runtime, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.rtErr != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, m.rtErr)
+	}
+	return m.rt, nil
+}
+
+// Pods returns every pod, oldest first.
+func (m *Manager) Pods() []Pod {
+	m.mu.RLock()
+	out := make([]Pod, 0, len(m.pods))
+	for _, p := range m.pods {
+		out = append(out, p.view())
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(out, func(a, b Pod) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// Pod returns the pod of this id, or of a prefix that only one has. ErrNotFound.
+func (m *Manager) Pod(id string) (Pod, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	p, err := lookup(m.pods, "pod", id)
+	if err != nil {
+		return Pod{}, err
+	}
+	return p.view(), nil
+}
+
+// Containers returns every container, oldest first.
+func (m *Manager) Containers() []Container {
+	m.mu.RLock()
+	out := make([]Container, 0, len(m.ctrs))
+	for _, c := range m.ctrs {
+		if c.rec.Made {
+			out = append(out, c.view())
+		}
+	}
+	m.mu.RUnlock()
+	slices.SortFunc(out, func(a, b Container) int {
+		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
+	})
+	return out
+}
+
+// Container returns the container of this id, or of a prefix that only one has. ErrNotFound.
+func (m *Manager) Container(id string) (Container, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	c, err := lookup(m.ctrs, "container", id)
+	if err != nil {
+		return Container{}, err
+	}
+	return c.view(), nil
+}
+
+// lookup finds id in all, whole or as a prefix of exactly one key.
+func lookup[T any](all map[string]*T, kind, id string) (*T, error) {
+	if v, ok := all[id]; ok {
+		return v, nil
+	}
+	var found []string
+	if id != "" {
+		found = slices.Collect(func(yield func(string) bool) {
+			for k := range maps.Keys(all) {
+				if strings.HasPrefix(k, id) && !yield(k) {
+					return
+				}
+			}
+		})
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%s %q: %w", kind, id, ErrNotFound)
+	case 1:
+		return all[found[0]], nil
+	}
+	return nil, fmt.Errorf("%s %q: %w: %d ids begin so; give more of it", kind, id, ErrInvalid, len(found))
+}
+
+func (m *Manager) sandbox(id string) (*sandbox, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return lookup(m.pods, "pod", id)
+}
+
+func (m *Manager) container(id string) (*container, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return lookup(m.ctrs, "container", id)
+}
+
+// view copies a pod; Manager.mu is held.
+func (p *sandbox) view() Pod {
+	r := &p.rec
+	return Pod{
+		ID: r.ID, Config: r.Config, CreatedAt: r.CreatedAt, Ready: p.ready(), Pid: p.pid,
+		IPs: r.Net.IPs, NetNS: r.Net.NetNS, StoppedAt: r.StoppedAt, Problem: r.Problem,
+	}
+}
+
+// ready is worked out from facts: made, not stopped, and pause runs; Manager.mu is held.
+func (p *sandbox) ready() bool { return p.rec.Made && p.rec.StoppedAt.IsZero() && p.pid != 0 }
+
+// view copies a container; Manager.mu is held.
+func (c *container) view() Container {
+	r := &c.rec
+	return Container{
+		ID: r.ID, PodID: r.PodID, Config: r.Config, ImageID: r.ImageID, Status: r.status(), Pid: c.pid,
+		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, Exit: r.Exit, LogPath: r.LogPath,
+		UID: r.User.UID, GID: r.User.GID, Groups: r.User.AdditionalGIDs, StopSignal: r.StopSignal,
+	}
+}
+
+// RuntimeStatus says why containers cannot be started now; nil when they can.
+func (m *Manager) RuntimeStatus(context.Context) error {
+	_, err := m.runtime()
+	return err
+}
+
+// NetworkStatus says why pods cannot be attached to the network now; nil when they can.
+func (m *Manager) NetworkStatus(ctx context.Context) error { return m.opts.Network.Status(ctx) }
+
+// SetPodCIDR gives the built-in network new ranges, "CIDR" or "CIDR,CIDR", for the pods to come.
+func (m *Manager) SetPodCIDR(cidrs string) error {
+	var out []netip.Prefix
+	for s := range strings.SplitSeq(cidrs, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil {
+			return fmt.Errorf("%w: pod CIDR %q: %w", ErrInvalid, s, err)
+		}
+		out = append(out, p)
+	}
+	return m.opts.Network.SetPodCIDRs(out)
+}
+
+// keeperErr turns the keeper's errors into ours.
+func keeperErr(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, runtime.ErrKeeperGone):
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	case errors.Is(err, runtime.ErrNotFound):
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	case errors.Is(err, runtime.ErrState):
+		return fmt.Errorf("%w: %w", ErrState, err)
+	}
+	return err
+}
+
+// undoTime bounds the undoing of what failed, which must outlive the caller's context.
+const undoTime = time.Minute

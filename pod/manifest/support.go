@@ -1,0 +1,185 @@
+package manifest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// section says which fields of one Kubernetes type are supported. Fields are
+// separated by blanks; "field=a|b" takes only these values. Fields that the type
+// has and the section does not name are valid Kubernetes, but not supported yet.
+type section struct {
+	of     any
+	path   string
+	fields string
+	notes  string
+}
+
+// supportTable is the one place that says what is supported: the decoder obeys
+// it and docs/support.md is made of it.
+func supportTable() []section {
+	return slices.Concat(objectSections(), podSections(), containerSections(), volumeSections())
+}
+
+func objectSections() []section {
+	return []section{
+		{metav1.ObjectMeta{}, "metadata", "name namespace labels annotations ownerReferences uid resourceVersion generation creationTimestamp deletionTimestamp deletionGracePeriodSeconds managedFields selfLink",
+			"everything but name, namespace, labels and annotations belongs to Pausa and is ignored in a manifest"},
+		{metav1.LabelSelector{}, "selector", "matchLabels matchExpressions", ""},
+		{metav1.LabelSelectorRequirement{}, "selector.matchExpressions[]", "key operator values", ""},
+		{corev1.Namespace{}, "Namespace", "metadata spec status", ""},
+		{corev1.NamespaceSpec{}, "Namespace.spec", "", "its content is deleted with it"},
+		{corev1.ConfigMap{}, "ConfigMap", "metadata data binaryData immutable", ""},
+		{corev1.Secret{}, "Secret", "metadata data stringData type immutable", ""},
+		{corev1.Service{}, "Service", "metadata spec status", ""},
+		{corev1.ServiceSpec{}, "Service.spec", "type=ClusterIP|NodePort selector ports clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
+			"sessionAffinity=None internalTrafficPolicy=Cluster externalTrafficPolicy=Cluster",
+			"clusterIP None makes a headless Service: endpoints, no address"},
+		{corev1.ServicePort{}, "Service.spec.ports[]", "name protocol=TCP|UDP|SCTP appProtocol port targetPort nodePort", ""},
+		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
+		{appsv1.DeploymentSpec{}, "Deployment.spec", "replicas selector template strategy revisionHistoryLimit progressDeadlineSeconds",
+			"revisionHistoryLimit is accepted and has no effect: old revisions are not kept"},
+		{appsv1.DeploymentStrategy{}, "Deployment.spec.strategy", "type=RollingUpdate|Recreate rollingUpdate", ""},
+		{appsv1.RollingUpdateDeployment{}, "Deployment.spec.strategy.rollingUpdate", "maxSurge maxUnavailable", "a template with host ports is updated without surge: two pods cannot hold one host port"},
+		{corev1.PodTemplateSpec{}, "Deployment.spec.template", "metadata spec", "spec is that of a Pod"},
+	}
+}
+
+func podSections() []section {
+	return []section{
+		{corev1.Pod{}, "Pod", "metadata spec status", ""},
+		{corev1.PodSpec{}, "Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
+			"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname hostAliases " +
+			"automountServiceAccountToken=false enableServiceLinks=false schedulerName=default-scheduler hostUsers=true",
+			"dnsPolicy: all but None give the host's resolver for now"},
+		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
+		{corev1.Sysctl{}, "Pod.spec.securityContext.sysctls[]", "name value", "only those that a namespace has of its own"},
+		{corev1.HostAlias{}, "Pod.spec.hostAliases[]", "ip hostnames", ""},
+		{corev1.PodDNSConfig{}, "Pod.spec.dnsConfig", "nameservers searches options", ""},
+		{corev1.PodDNSConfigOption{}, "Pod.spec.dnsConfig.options[]", "name value", ""},
+	}
+}
+
+func containerSections() []section {
+	return []section{
+		{corev1.Container{}, "Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
+			"terminationMessagePath=/dev/termination-log terminationMessagePolicy=File",
+			"the same for initContainers; images of registry localhost are never pulled"},
+		{corev1.ContainerPort{}, "Pod.spec.containers[].ports[]", "name protocol=TCP|UDP|SCTP containerPort hostPort hostIP", ""},
+		{corev1.EnvVar{}, "Pod.spec.containers[].env[]", "name value valueFrom", ""},
+		{corev1.EnvVarSource{}, "Pod.spec.containers[].env[].valueFrom", "configMapKeyRef secretKeyRef fieldRef resourceFieldRef", ""},
+		{corev1.ConfigMapKeySelector{}, "configMapKeyRef", "name key optional", ""},
+		{corev1.SecretKeySelector{}, "secretKeyRef", "name key optional", ""},
+		{corev1.ObjectFieldSelector{}, "fieldRef", "apiVersion=v1 fieldPath", "metadata.name, .namespace, .uid, .labels['KEY'], .annotations['KEY'], spec.nodeName, status.hostIP, .hostIPs, .podIP, .podIPs"},
+		{corev1.ResourceFieldSelector{}, "resourceFieldRef", "containerName resource=limits.cpu|limits.memory|requests.cpu|requests.memory divisor", ""},
+		{corev1.EnvFromSource{}, "Pod.spec.containers[].envFrom[]", "prefix configMapRef secretRef", ""},
+		{corev1.ConfigMapEnvSource{}, "configMapRef", "name optional", ""},
+		{corev1.SecretEnvSource{}, "secretRef", "name optional", ""},
+		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu and memory"},
+		{corev1.SecurityContext{}, "Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default seccompProfile",
+			"without a seccompProfile the built-in one is used, unless the container is privileged"},
+		{corev1.Capabilities{}, "Pod.spec.containers[].securityContext.capabilities", "add drop", ""},
+		{corev1.SeccompProfile{}, "seccompProfile", "type=RuntimeDefault|Unconfined", ""},
+		{corev1.VolumeMount{}, "Pod.spec.containers[].volumeMounts[]", "name mountPath readOnly recursiveReadOnly=Disabled subPath mountPropagation=None", ""},
+	}
+}
+
+func volumeSections() []section {
+	return []section{
+		{corev1.Volume{}, "Pod.spec.volumes[]", "name emptyDir hostPath configMap secret", ""},
+		{corev1.EmptyDirVolumeSource{}, "Pod.spec.volumes[].emptyDir", "medium=Memory sizeLimit", "sizeLimit holds with medium Memory; on disk it is not enforced yet"},
+		{corev1.HostPathVolumeSource{}, "Pod.spec.volumes[].hostPath", "path type=DirectoryOrCreate|Directory|FileOrCreate|File|Socket|CharDevice|BlockDevice", ""},
+		{corev1.ConfigMapVolumeSource{}, "Pod.spec.volumes[].configMap", "name items defaultMode optional", ""},
+		{corev1.SecretVolumeSource{}, "Pod.spec.volumes[].secret", "secretName items defaultMode optional", "on tmpfs"},
+		{corev1.KeyToPath{}, "Pod.spec.volumes[].configMap.items[]", "key path mode", "the same for secrets"},
+	}
+}
+
+// rule is what the table says of one field: any value, or only those listed.
+type rule struct{ values []string }
+
+// rules indexes the table by type.
+func rules() map[reflect.Type]map[string]rule {
+	out := map[reflect.Type]map[string]rule{}
+	for _, s := range supportTable() {
+		fields := map[string]rule{}
+		for f := range strings.FieldsSeq(s.fields) {
+			name, values, some := strings.Cut(f, "=")
+			r := rule{}
+			if some {
+				r.values = strings.Split(values, "|")
+			}
+			fields[name] = r
+		}
+		out[reflect.TypeOf(s.of)] = fields
+	}
+	return out
+}
+
+// SupportMatrix is docs/support.md: what is supported of each type, and what is
+// valid Kubernetes and refused with "not supported yet".
+func SupportMatrix() string {
+	var b strings.Builder
+	b.WriteString("# Supported Kubernetes fields\n\n" +
+		"This page is made from the table that the decoder obeys (`go test ./pod/manifest -update`).\n" +
+		"A field that Kubernetes has and this page does not list as supported is refused by name, never skipped.\n\n" +
+		"Kinds that can be declared: " + strings.Join(Kinds(), ", ") + "; also `kind: List`.\n" +
+		"Kinds that are refused as not supported yet: " + strings.Join(foreignKinds(), ", ") + ".\n")
+	for _, s := range supportTable() {
+		fmt.Fprintf(&b, "\n## %s\n\n", s.path)
+		known := rules()[reflect.TypeOf(s.of)]
+		var yes, no []string
+		for _, f := range fieldsOf(reflect.TypeOf(s.of)) {
+			r, ok := known[f.name]
+			switch {
+			case f.name == "kind" || (f.name == "apiVersion" && !ok):
+			case !ok:
+				no = append(no, "`"+f.name+"`")
+			case len(r.values) > 0:
+				yes = append(yes, "`"+f.name+"` ("+strings.Join(r.values, ", ")+")")
+			default:
+				yes = append(yes, "`"+f.name+"`")
+			}
+		}
+		if s.notes != "" {
+			b.WriteString(s.notes + "\n\n")
+		}
+		b.WriteString("- supported: " + orNone(yes) + "\n- not yet: " + orNone(no) + "\n")
+	}
+	return b.String()
+}
+
+func orNone(list []string) string {
+	if len(list) == 0 {
+		return "none"
+	}
+	return strings.Join(list, ", ")
+}
+
+// field is one JSON field of a Go struct.
+type field struct {
+	name string
+	typ  reflect.Type
+}
+
+// fieldsOf lists the JSON fields of a struct, inlined ones included, in order.
+func fieldsOf(t reflect.Type) []field {
+	var out []field
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && (name == "" || strings.Contains(opts, "inline")):
+			out = append(out, fieldsOf(f.Type)...)
+		case name != "" && name != "-":
+			out = append(out, field{name, f.Type})
+		}
+	}
+	return out
+}

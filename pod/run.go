@@ -1,0 +1,293 @@
+package pod
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// newID makes an id as the field knows them: 64 hex digits.
+func newID() string {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func (c *Config) nameKey() string {
+	return strings.Join([]string{"pod", c.Namespace, c.Name, c.UID, strconv.FormatUint(uint64(c.Attempt), 10)}, "/")
+}
+
+// Run makes a pod and starts its pause process. A duplicate of a request that is
+// under way, or whose pod is ready, gets that one's result. Whatever a failed Run
+// took is given back by the same release that ends a healthy pod; if that fails
+// too, the record stays and is retried in the background.
+func (m *Manager) Run(ctx context.Context, cfg Config) (id string, err error) {
+	if err := cfg.check(); err != nil {
+		return "", err
+	}
+	p, first := m.reservePod(cfg)
+	if !first {
+		return m.joinPod(ctx, p)
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.removeLocked(ctx, p))
+		}
+		p.runErr = err
+		close(p.made)
+	}()
+	id = p.rec.ID // nobody changes it
+	if err := m.makePod(ctx, p); err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
+	}
+	m.events.send(Event{Type: EventCreated, PodID: id})
+	m.events.send(Event{Type: EventStarted, PodID: id})
+	return id, nil
+}
+
+// reservePod takes the name, or returns who has it.
+func (m *Manager) reservePod(cfg Config) (p *sandbox, first bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	key := cfg.nameKey()
+	if p, ok := m.pods[m.names[key]]; ok {
+		return p, false
+	}
+	p = &sandbox{made: make(chan struct{}), ctrs: map[string]*container{}}
+	p.rec = podRecord{Version: recordVersion, BootID: m.bootID, ID: newID(), Config: cfg, CreatedAt: time.Now()}
+	m.pods[p.rec.ID], m.names[key] = p, p.rec.ID
+	return p, true
+}
+
+// joinPod waits for the Run that was first.
+func (m *Manager) joinPod(ctx context.Context, p *sandbox) (string, error) {
+	select {
+	case <-p.made:
+	case <-ctx.Done():
+		return "", fmt.Errorf("wait for the same pod's earlier start: %w", ctx.Err())
+	}
+	if p.runErr != nil {
+		return "", fmt.Errorf("the same pod's earlier start: %w", p.runErr)
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if !p.ready() {
+		return "", fmt.Errorf("pod %s/%s (uid %s, attempt %d) %w as %s and is stopped; remove that one or raise the attempt",
+			p.rec.Config.Namespace, p.rec.Config.Name, p.rec.Config.UID, p.rec.Config.Attempt, ErrExists, p.rec.ID)
+	}
+	return p.rec.ID, nil
+}
+
+// makePod does the steps of Run in order; p.op is held.
+func (m *Manager) makePod(ctx context.Context, p *sandbox) error {
+	cfg := &p.rec.Config
+	rt, err := m.runtime()
+	if err != nil {
+		return err
+	}
+	if err := m.makePodFiles(p); err != nil {
+		return err
+	}
+	st, err := rt.StartPod(ctx, cfg.spec(p.rec.ID))
+	if err != nil {
+		return fmt.Errorf("start pause: %w", keeperErr(err))
+	}
+	m.set(func() { p.pid = st.Pid })
+	if !cfg.HostNetwork {
+		if err := m.attach(ctx, p); err != nil {
+			return err
+		}
+	}
+	if err := m.writeHosts(p); err != nil {
+		return err
+	}
+	m.set(func() { p.rec.Made = true })
+	if err := m.savePod(p); err != nil {
+		return err
+	}
+	return ctx.Err() // a caller that is gone gets nothing left behind
+}
+
+func (m *Manager) attach(ctx context.Context, p *sandbox) error {
+	cfg := &p.rec.Config
+	netns, err := m.opts.Network.Pin(p.rec.ID, p.pid)
+	if err != nil {
+		return fmt.Errorf("pin network namespace: %w", err)
+	}
+	res, err := m.opts.Network.Attach(ctx, network.Pod{
+		ID: p.rec.ID, Name: cfg.Name, Namespace: cfg.Namespace, UID: cfg.UID,
+		Annotations: cfg.Annotations, Ports: cfg.Ports, CgroupPath: m.podCgroup(p),
+	})
+	if err != nil {
+		return fmt.Errorf("attach to the network: %w", err)
+	}
+	if res.NetNS == "" {
+		res.NetNS = netns
+	}
+	m.set(func() { p.rec.Net = res })
+	return nil
+}
+
+func (c *Config) spec(id string) runtime.PodSpec {
+	return runtime.PodSpec{
+		ID: id, Hostname: c.Hostname, HostNetwork: c.HostNetwork, HostIPC: c.HostIPC, SharePID: c.SharePID,
+		UIDMaps: c.UIDMaps, GIDMaps: c.GIDMaps, Sysctls: c.Sysctls,
+	}
+}
+
+// Stop kills the pod's containers and gives its namespaces and addresses back.
+// The record stays. A nil error means that the pod is stopped or unknown.
+func (m *Manager) Stop(ctx context.Context, id string) error {
+	p, err := m.sandbox(id)
+	if err != nil {
+		return unlessNotFound(err)
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	if err := m.stopLocked(ctx, p); err != nil {
+		return fmt.Errorf("stop pod %s: %w", p.rec.ID, err)
+	}
+	return nil
+}
+
+// stopLocked does all steps whatever fails, and may be done again; p.op is held alone.
+func (m *Manager) stopLocked(ctx context.Context, p *sandbox) error {
+	m.mu.RLock()
+	done, wasReady, id := !p.rec.StoppedAt.IsZero(), p.ready(), p.rec.ID
+	m.mu.RUnlock()
+	if done {
+		return nil
+	}
+	errs := []error{m.killContainers(ctx, p), m.opts.Network.Detach(ctx, id)}
+	rt, err := m.runtime()
+	if err == nil {
+		err = keeperErr(rt.RemovePod(ctx, id))
+	}
+	errs = append(errs, err, m.unmountPod(id))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	m.set(func() { p.pid, p.rec.StoppedAt = 0, time.Now() })
+	if wasReady {
+		m.events.send(Event{Type: EventStopped, PodID: id})
+	}
+	return m.savePod(p)
+}
+
+// killContainers ends every container of the pod, all at once.
+func (m *Manager) killContainers(ctx context.Context, p *sandbox) error {
+	ctrs := m.containersOf(p)
+	errs := make([]error, len(ctrs))
+	var wg sync.WaitGroup
+	for i, c := range ctrs {
+		wg.Go(func() { errs[i] = m.stopContainer(ctx, c, 0) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+func (m *Manager) containersOf(p *sandbox) []*container {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	out := make([]*container, 0, len(p.ctrs))
+	for _, c := range p.ctrs {
+		out = append(out, c)
+	}
+	return out
+}
+
+// Remove stops the pod, removes its containers and forgets it. A nil error means
+// that the pod is gone. If something cannot be given back, the pod stays listed
+// as not ready with its Problem, its name is free, and removal is retried in the background.
+func (m *Manager) Remove(ctx context.Context, id string) error {
+	p, err := m.sandbox(id)
+	if err != nil {
+		return unlessNotFound(err)
+	}
+	p.op.Lock()
+	defer p.op.Unlock()
+	return m.removeLocked(ctx, p)
+}
+
+// removeLocked is the one way down; p.op is held alone. It outlives a cancelled ctx.
+func (m *Manager) removeLocked(ctx context.Context, p *sandbox) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+	defer cancel()
+	var id string
+	var first bool
+	m.set(func() {
+		id, first = p.rec.ID, !p.rec.Removing
+		p.rec.Removing = true
+		if key := p.rec.Config.nameKey(); m.names[key] == id {
+			delete(m.names, key)
+		}
+	})
+	if _, err := m.sandbox(id); err != nil {
+		return nil // another Remove was first
+	}
+	if first {
+		_ = m.savePod(p) // if the folder is gone or the disk is full, removal goes on
+	}
+	errs := []error{m.stopLocked(ctx, p)}
+	for _, c := range m.containersOf(p) {
+		errs = append(errs, m.removeContainer(ctx, c))
+	}
+	if errors.Join(errs...) == nil {
+		errs = append(errs, m.removePodCgroup(p), os.RemoveAll(m.podDir(id)))
+	}
+	if err := errors.Join(errs...); err != nil {
+		m.set(func() { p.rec.Problem = err.Error() })
+		_ = m.savePod(p)
+		m.log.Warn("pod cannot be removed whole; retrying in the background", "pod", id, "error", err)
+		return fmt.Errorf("remove pod %s: %w", id, err)
+	}
+	m.set(func() { delete(m.pods, id) })
+	m.events.send(Event{Type: EventDeleted, PodID: id})
+	return nil
+}
+
+func unlessNotFound(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// podCgroup is the parent of the groups of the pod's containers.
+func (m *Manager) podCgroup(p *sandbox) string {
+	if parent := p.rec.Config.CgroupParent; parent != "" {
+		return parent
+	}
+	return filepath.Join(m.opts.CgroupParent, "pod"+p.rec.ID)
+}
+
+// removePodCgroup removes the group that the keeper made on the way to the
+// containers' groups, in every hierarchy. A parent given by the caller is the caller's.
+func (m *Manager) removePodCgroup(p *sandbox) error {
+	if p.rec.Config.CgroupParent != "" {
+		return nil
+	}
+	const root = "/sys/fs/cgroup"
+	path := m.podCgroup(p)
+	dirs, err := filepath.Glob(filepath.Join(root, "*", path))
+	errs := []error{err}
+	for _, dir := range append(dirs, filepath.Join(root, path)) {
+		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
