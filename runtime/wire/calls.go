@@ -1,0 +1,72 @@
+package wire
+
+// The methods that the keeper answers. The body of each request and reply is
+// named behind it; an ID is the bare id of a pod or container.
+const (
+	Hello           = "hello"            // none → runtime.KeeperInfo
+	PodStart        = "pod.start"        // runtime.PodSpec → runtime.PodState
+	PodRemove       = "pod.remove"       // ID → none
+	PodList         = "pod.list"         // none → []runtime.PodState
+	ContainerCreate = "container.create" // runtime.ContainerSpec → none
+	ContainerStart  = "container.start"  // ID → runtime.ContainerState
+	ContainerSignal = "container.signal" // Signal → none
+	ContainerWait   = "container.wait"   // ID → runtime.Exit
+	ContainerRemove = "container.remove" // ID → none
+	ContainerList   = "container.list"   // none → []runtime.ContainerState
+	ContainerGet    = "container.get"    // ID → runtime.ContainerState
+	ContainerStats  = "container.stats"  // IDs → []runtime.Stats
+	ContainerUpdate = "container.update" // Update → none
+	ContainerExec   = "container.exec"   // Exec with files → Started with a terminal's master, then ExecExit
+	ContainerAttach = "container.attach" // Attach with files → none with the input's file, then none at the end
+	ContainerResize = "container.resize" // Resize → none
+	LogReopen       = "log.reopen"       // ID → none
+	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
+)
+
+// ID names one pod or container.
+type ID struct {
+	ID string `json:"id"`
+}
+
+// IDs names several containers.
+type IDs struct {
+	IDs []string `json:"ids,omitempty"`
+}
+
+// Signal asks for a signal to a container.
+type Signal struct {
+	ID     string `json:"id"`
+	Signal int    `json:"signal"`
+	All    bool   `json:"all,omitempty"`
+}
+
+// Resize asks for a new size of a terminal, in characters.
+type Resize struct {
+	ID     string `json:"id"`
+	ExecID string `json:"execID,omitempty"`
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// Streams says which standard streams the files beside the message are, in this order.
+type Streams struct {
+	Stdin  bool `json:"stdin,omitempty"`
+	Stdout bool `json:"stdout,omitempty"`
+	Stderr bool `json:"stderr,omitempty"`
+}
+
+// Started is the first reply to an exec.
+type Started struct {
+	Pid int `json:"pid"`
+}
+
+// ExecExit is the last reply to an exec.
+type ExecExit struct {
+	Code int `json:"code"`
+}
+
+// Attached is the first reply to an attach; a file beside it is the container's input.
+type Attached struct {
+	Terminal  bool `json:"terminal,omitempty"`
+	StdinOnce bool `json:"stdinOnce,omitempty"`
+}

@@ -1,0 +1,155 @@
+// Package wire is the protocol between a Client and the keeper: JSON messages
+// with a length in front on a unix stream socket, and file descriptors beside
+// them. One call at a time runs on a connection; it may have several replies.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// MaxMessage bounds one message, in bytes: a spec with a large seccomp profile stays far below.
+	MaxMessage = 16 << 20
+	maxFiles   = 16
+)
+
+// Request asks for one call.
+type Request struct {
+	Method string          `json:"method"`
+	Body   json.RawMessage `json:"body,omitempty"`
+}
+
+// Reply answers a Request. Kind names the sentinel that Error stands for ("" when it is none of them).
+type Reply struct {
+	Error string          `json:"error,omitempty"`
+	Kind  string          `json:"kind,omitempty"`
+	Body  json.RawMessage `json:"body,omitempty"`
+}
+
+// Conn sends and receives whole messages. One goroutine may send while another receives.
+type Conn struct {
+	*net.UnixConn
+}
+
+// Send writes v and passes the files along; the caller still owns them.
+func (c Conn) Send(v any, files ...*os.File) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode message: %w", err)
+	}
+	if len(body) > MaxMessage {
+		return fmt.Errorf("message of %d bytes is longer than %d", len(body), MaxMessage)
+	}
+	message := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
+	message = append(message, body...)
+	if len(files) > 0 {
+		return c.sendWithFiles(message, files)
+	}
+	_, err = c.Write(message)
+	return err
+}
+
+func (c Conn) sendWithFiles(message []byte, files []*os.File) error {
+	if len(files) > maxFiles {
+		return fmt.Errorf("%d files in one message, %d is the most", len(files), maxFiles)
+	}
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	n, _, err := c.WriteMsgUnix(message, unix.UnixRights(fds...), nil)
+	if err == nil && n < len(message) {
+		_, err = c.Write(message[n:])
+	}
+	return err
+}
+
+// Receive reads the next message into v. The files are the caller's to close; io.EOF says that the peer is gone.
+func (c Conn) Receive(v any) (files []*os.File, err error) {
+	head := make([]byte, 4)
+	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	n, oobn, flags, _, err := c.ReadMsgUnix(head, oob)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			CloseAll(files)
+			files = nil
+		}
+	}()
+	if files, err = filesOf(oob[:oobn]); err != nil {
+		return files, err
+	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		return files, errors.New("too many files in one message")
+	}
+	if n == 0 {
+		return files, io.EOF
+	}
+	if _, err = io.ReadFull(c, head[n:]); err != nil {
+		return files, err
+	}
+	size := binary.BigEndian.Uint32(head)
+	if size > MaxMessage {
+		return files, fmt.Errorf("message of %d bytes is longer than %d", size, MaxMessage)
+	}
+	body := make([]byte, size)
+	if _, err = io.ReadFull(c, body); err != nil {
+		return files, err
+	}
+	if err = json.Unmarshal(body, v); err != nil {
+		return files, fmt.Errorf("decode message: %w", err)
+	}
+	return files, nil
+}
+
+func filesOf(oob []byte) ([]*os.File, error) {
+	if len(oob) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, fmt.Errorf("read control message: %w", err)
+	}
+	var files []*os.File
+	for i := range messages {
+		fds, err := unix.ParseUnixRights(&messages[i])
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			files = append(files, os.NewFile(uintptr(fd), "passed"))
+		}
+	}
+	return files, nil
+}
+
+// CloseAll closes files that nobody needs any more.
+func CloseAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// Alive says whether the peer still holds its end of an idle connection.
+func (c Conn) Alive() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	alive := false
+	err = raw.Control(func(fd uintptr) {
+		_, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		alive = errors.Is(err, unix.EAGAIN)
+	})
+	return err == nil && alive
+}
