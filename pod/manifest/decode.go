@@ -47,6 +47,7 @@ func Decode(r io.Reader, name string) ([]Object, error) {
 		d.object(n, 0)
 	}
 	d.duplicates()
+	slices.SortStableFunc(d.errs, func(a, b error) int { return lineOf(a) - lineOf(b) })
 	return d.objects, errors.Join(d.errs...)
 }
 
@@ -155,9 +156,10 @@ func (d *decoder) list(n *yaml.Node, depth int) {
 				continue
 			}
 			for _, item := range items.Content {
-				if d.count(item) {
-					d.object(item, depth+1)
+				if !d.count(item) {
+					return
 				}
+				d.object(item, depth+1)
 			}
 		default:
 			d.fail(p.key.Line, "unknown field %q in List%s", p.key.Value, hint(p.key.Value, []string{"items"}))
@@ -309,6 +311,14 @@ func describe(n *yaml.Node) string {
 		return fmt.Sprintf("%q…", n.Value[:60])
 	}
 	return fmt.Sprintf("%q", n.Value)
+}
+
+func lineOf(err error) int {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Source.Line
+	}
+	return 0
 }
 
 // unjoin is the list that errors.Join was given.

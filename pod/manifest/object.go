@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 // Typed is a pointer to a Kubernetes object of k8s.io/api.
@@ -56,7 +57,8 @@ type Object struct {
 	lines  map[string]int // field path ("spec.containers[0].image") to line
 }
 
-// New wraps a typed object of one of Kinds. The object is not copied.
+// New wraps a typed object of one of Kinds or Endpoints; its TypeMeta is left
+// empty. The object is not copied.
 func New(value Typed) Object { return Object{value: value} }
 
 // IsZero says that the Object holds nothing.
@@ -118,6 +120,7 @@ func Load(data []byte) (Object, error) {
 	if err := json.Unmarshal(data, v); err != nil {
 		return Object{}, fmt.Errorf("decode %s: %w", head.Kind, err)
 	}
+	v.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
 	return New(v), nil
 }
 

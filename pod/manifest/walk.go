@@ -181,8 +181,7 @@ func (d *decoder) structure(n *yaml.Node, t reflect.Type, path string, depth int
 		at := strings.TrimPrefix(path+"."+name, ".")
 		d.lines[at] = p.key.Line
 		if path == "" && (name == "apiVersion" || name == "kind") {
-			out[name] = p.value.Value
-			continue
+			continue // New and MarshalJSON know them by the Go type
 		}
 		if at == "status" || at == "metadata.managedFields" {
 			continue // belongs to whoever wrote the object before

@@ -1,0 +1,161 @@
+package manifest
+
+import (
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// Default fills in what Kubernetes fills in: namespace, restartPolicy,
+// replicas, protocols, target ports and so on. It changes the object in place and
+// does nothing the second time.
+func Default(o Object) {
+	if Namespaced(o.Kind()) && o.Namespace() == "" {
+		o.value.SetNamespace("default")
+	}
+	switch v := o.value.(type) {
+	case *corev1.Pod:
+		defaultPod(&v.Spec)
+	case *appsv1.Deployment:
+		defaultDeployment(&v.Spec)
+	case *corev1.Service:
+		defaultService(&v.Spec)
+	case *corev1.Secret:
+		setDefault(&v.Type, corev1.SecretTypeOpaque)
+		for key, value := range v.StringData {
+			if v.Data == nil {
+				v.Data = map[string][]byte{}
+			}
+			v.Data[key] = []byte(value)
+		}
+		v.StringData = nil
+	}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func setPointer[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}
+
+func defaultDeployment(s *appsv1.DeploymentSpec) {
+	setPointer(&s.Replicas, 1)
+	setDefault(&s.Strategy.Type, appsv1.RollingUpdateDeploymentStrategyType)
+	if s.Strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
+		setPointer(&s.Strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
+		setPointer(&s.Strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
+		setPointer(&s.Strategy.RollingUpdate.MaxUnavailable, intstr.FromString("25%"))
+	}
+	defaultPod(&s.Template.Spec)
+}
+
+func defaultService(s *corev1.ServiceSpec) {
+	setDefault(&s.Type, corev1.ServiceTypeClusterIP)
+	setDefault(&s.SessionAffinity, corev1.ServiceAffinityNone)
+	setPointer(&s.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+	for i := range s.Ports {
+		p := &s.Ports[i]
+		setDefault(&p.Protocol, corev1.ProtocolTCP)
+		if p.TargetPort == (intstr.IntOrString{}) || p.TargetPort == intstr.FromString("") {
+			p.TargetPort = intstr.FromInt32(p.Port)
+		}
+	}
+	if s.ClusterIP == "" && len(s.ClusterIPs) > 0 {
+		s.ClusterIP = s.ClusterIPs[0]
+	}
+	if s.ClusterIP != "" && len(s.ClusterIPs) == 0 {
+		s.ClusterIPs = []string{s.ClusterIP}
+	}
+}
+
+func defaultPod(s *corev1.PodSpec) {
+	setDefault(&s.RestartPolicy, corev1.RestartPolicyAlways)
+	setDefault(&s.DNSPolicy, corev1.DNSClusterFirst)
+	setPointer(&s.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
+	setPointer(&s.SecurityContext, corev1.PodSecurityContext{})
+	for i := range s.Volumes {
+		defaultVolume(&s.Volumes[i])
+	}
+	for _, list := range [][]corev1.Container{s.InitContainers, s.Containers} {
+		for i := range list {
+			defaultContainer(&list[i], s.HostNetwork)
+		}
+	}
+}
+
+func defaultVolume(v *corev1.Volume) {
+	if v.HostPath != nil {
+		setPointer(&v.HostPath.Type, corev1.HostPathUnset)
+	}
+	if v.ConfigMap != nil {
+		setPointer(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
+	}
+	if v.Secret != nil {
+		setPointer(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
+	}
+}
+
+func defaultContainer(c *corev1.Container, hostNetwork bool) {
+	setDefault(&c.ImagePullPolicy, pullPolicy(c.Image))
+	for i := range c.Ports {
+		p := &c.Ports[i]
+		setDefault(&p.Protocol, corev1.ProtocolTCP)
+		if hostNetwork {
+			setDefault(&p.HostPort, p.ContainerPort)
+		}
+	}
+	for i := range c.Env {
+		if f := c.Env[i].ValueFrom; f != nil && f.FieldRef != nil {
+			setDefault(&f.FieldRef.APIVersion, "v1")
+		}
+	}
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		limit, has := c.Resources.Limits[name]
+		if _, set := c.Resources.Requests[name]; has && !set {
+			if c.Resources.Requests == nil {
+				c.Resources.Requests = corev1.ResourceList{}
+			}
+			c.Resources.Requests[name] = limit.DeepCopy()
+		}
+	}
+}
+
+// pullPolicy is Always for the tag latest, given or implied, else IfNotPresent.
+func pullPolicy(image string) corev1.PullPolicy {
+	if strings.Contains(image, "@") {
+		return corev1.PullIfNotPresent
+	}
+	last := image[strings.LastIndex(image, "/")+1:]
+	if _, tag, ok := strings.Cut(last, ":"); ok && tag != "latest" {
+		return corev1.PullIfNotPresent
+	}
+	return corev1.PullAlways
+}
+
+// Sort puts objects in the order in which they are stored: by kind as in Kinds,
+// then namespace and name.
+func Sort(objects []Object) {
+	rank := map[string]int{}
+	for i, k := range kinds() {
+		rank[k.name] = i
+	}
+	slices.SortStableFunc(objects, func(a, b Object) int {
+		if d := rank[a.Kind()] - rank[b.Kind()]; d != 0 {
+			return d
+		}
+		if d := strings.Compare(a.Namespace(), b.Namespace()); d != 0 {
+			return d
+		}
+		return strings.Compare(a.Name(), b.Name())
+	})
+}
