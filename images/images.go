@@ -1,5 +1,10 @@
 // Package images keeps container images: containerd v2's libraries in process
 // (content store, metadata, overlayfs snapshotter), not its daemon.
+//
+// Content and unpacked layers live in Options.Root, one folder per container
+// with its writable layer in Root/rw, and root file systems are mounted in
+// Options.Run/rootfs. The list of images is kept in memory and rebuilt when it
+// changes, so that asking for it costs no disk access.
 package images
 
 import (
@@ -14,6 +19,8 @@ var (
 	ErrNotFound = errors.New("image not found")
 	ErrInUse    = errors.New("image is in use")
 	ErrInvalid  = errors.New("invalid image reference")
+	// ErrLocked is returned by Open when another process has the same folder open.
+	ErrLocked = errors.New("image store is in use by another process")
 )
 
 // Image is one image, whatever number of names it has.

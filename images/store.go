@@ -1,0 +1,260 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/containerd/v2/core/content"
+	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	clog "github.com/containerd/log"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	namespace   = "pausa"     // containerd keeps every record under a namespace
+	snapshotter = "overlayfs" // name of the snapshotter in the metadata
+)
+
+// Options of a Store.
+type Options struct {
+	Root           string // kept for good: content, layers, writable layers
+	Run            string // gone at reboot: root file systems are mounted in Run/rootfs
+	RegistryConfig string // folder with a hosts.toml per registry; "" is none
+	Log            *slog.Logger
+}
+
+// Store keeps the images of one host. All its methods may be called at once
+// from many goroutines.
+type Store struct {
+	opts     Options
+	log      *slog.Logger
+	lock     *os.File
+	db       *metadata.DB
+	closers  []io.Closer
+	content  content.Store
+	snapshot snapshots.Snapshotter
+	rows     cimages.Store
+	leases   leases.Manager
+	platform platforms.MatchComparer
+	noIndex  bool // overlayfs knows the option index
+
+	busy    *keyed // by blob or layer: no two imports or pulls do one twice
+	mounts  *keyed // by container id
+	flights *flights
+	rootfs  rootfsFolder
+
+	mu      sync.Mutex // names of images, and who uses which
+	used    map[string]string
+	cache   atomic.Pointer[catalog]
+	parsed  map[string]*parsed // by manifest digest, under mu
+	usage   usageCache
+	work    sync.WaitGroup // background removal and collection
+	collect chan struct{}
+	stop    context.CancelFunc
+}
+
+// Open opens the store in o.Root, and makes it when it is not there. Leftovers
+// of a killed process are collected. A database that cannot be read is set
+// aside and made again from the content; Open then succeeds and says so in the log.
+func Open(ctx context.Context, o Options) (*Store, error) {
+	s := &Store{
+		opts: o, log: o.Log, platform: anyPlatform{platforms.Default()},
+		busy: newKeyed(), mounts: newKeyed(), flights: newFlights(),
+		used: map[string]string{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	clog.L.Logger.SetOutput(containerdLog{s.log})
+	if err := s.open(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("open image store %s: %w", o.Root, err), s.shut())
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	if !filepath.IsAbs(s.opts.Root) || !filepath.IsAbs(s.opts.Run) {
+		return fmt.Errorf("folders %q and %q must be absolute paths", s.opts.Root, s.opts.Run)
+	}
+	for _, dir := range []string{s.opts.Root, s.path("rw"), s.path("trash")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	if err := s.lockRoot(); err != nil {
+		return err
+	}
+	_, err := os.Stat("/sys/module/overlay/parameters/index")
+	s.noIndex = err == nil
+	s.rootfs.path = filepath.Join(s.opts.Run, "rootfs")
+	if err := s.openDatabases(ctx); err != nil {
+		return err
+	}
+	if err := s.loadUsed(); err != nil {
+		return err
+	}
+	s.dropLeases(ctx)
+	if err := s.refresh(ctx); err != nil {
+		return err
+	}
+	s.rebuildAll(ctx)
+	background, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.work.Go(func() { s.collector(background) })
+	s.work.Go(s.emptyTrash)
+	s.reserve()
+	return nil
+}
+
+func (s *Store) path(elem ...string) string {
+	return filepath.Join(append([]string{s.opts.Root}, elem...)...)
+}
+
+// in puts containerd's namespace into ctx.
+func in(ctx context.Context) context.Context { return namespaces.WithNamespace(ctx, namespace) }
+
+func (s *Store) lockRoot() error {
+	f, err := os.OpenFile(s.path("lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		pid := make([]byte, 16)
+		n, _ := f.ReadAt(pid, 0)
+		return errors.Join(fmt.Errorf("%w (process %s): stop it, or use another state folder", ErrLocked, pid[:n]), f.Close())
+	}
+	s.lock = f
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%d", os.Getpid())
+	return err
+}
+
+// Close waits for background removal and closes the store. Root file systems
+// stay mounted: containers outlive this process.
+func (s *Store) Close() error {
+	s.stop()
+	s.work.Wait()
+	return errors.Join(s.rootfs.close(), s.shut())
+}
+
+func (s *Store) shut() error {
+	var err error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		err = errors.Join(err, s.closers[i].Close())
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
+	}
+	return err
+}
+
+// dropLeases lets go of what a killed import kept. Those of pulls stay until
+// they expire, so that the next pull goes on where the last one stopped.
+func (s *Store) dropLeases(ctx context.Context) {
+	ctx = in(ctx)
+	all, err := s.leases.List(ctx)
+	if err != nil {
+		s.log.Warn("leases cannot be listed", "err", err)
+		return
+	}
+	for _, l := range all {
+		if _, ok := l.Labels["containerd.io/gc.expire"]; ok {
+			continue
+		}
+		if err := s.leases.Delete(ctx, l); err != nil {
+			s.log.Warn("a lease of a stopped import cannot be removed", "lease", l.ID, "err", err)
+		}
+	}
+}
+
+// collector removes content that nothing refers to, each time it is asked and
+// once at the start.
+func (s *Store) collector(ctx context.Context) {
+	if err := s.sweep(in(ctx)); err != nil && ctx.Err() == nil {
+		s.log.Warn("what a killed import left cannot be looked for", "err", err)
+	}
+	s.garbage()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-s.collect:
+			if !ok {
+				return
+			}
+			s.garbage()
+		}
+	}
+}
+
+// sweep makes the next collection look at what is on the disk, not only at
+// what is recorded: a killed process leaves content without a record. The
+// metadata does so after it lost a blob and a layer.
+func (s *Store) sweep(ctx context.Context) error {
+	const name = "sweep"
+	err := content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
+	if err != nil {
+		return err
+	}
+	if _, err := s.snapshot.Prepare(ctx, name, ""); err != nil && !errdefs.IsAlreadyExists(err) {
+		return err
+	}
+	return nil
+}
+
+func (s *Store) garbage() {
+	if _, err := s.db.GarbageCollect(in(context.Background())); err != nil {
+		s.log.Warn("unused image content cannot be removed; it is tried again at the next change", "err", err)
+	}
+	s.usage.forget()
+}
+
+// collectSoon asks the collector to run; a request that waits is enough for all.
+func (s *Store) collectSoon() {
+	select {
+	case s.collect <- struct{}{}:
+	default:
+	}
+}
+
+// anyPlatform also takes images that do not say what they are for, as small
+// registries and hand-made archives have them.
+type anyPlatform struct{ platforms.MatchComparer }
+
+func (a anyPlatform) Match(p platforms.Platform) bool {
+	if p.Architecture == "" && (p.OS == "" || p.OS == "linux") {
+		return true
+	}
+	return a.MatchComparer.Match(p)
+}
+
+// containerdLog passes the log lines of containerd's libraries on. What they
+// warn about also comes as an error or is of no use to anybody here.
+type containerdLog struct{ log *slog.Logger }
+
+func (c containerdLog) Write(line []byte) (int, error) {
+	level := slog.LevelDebug
+	if bytes.Contains(line, []byte("level=error")) {
+		level = slog.LevelWarn
+	}
+	c.log.Log(context.Background(), level, "containerd: "+strings.TrimSpace(string(line)))
+	return len(line), nil
+}

@@ -1,0 +1,199 @@
+package images
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff/apply"
+	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/unpack"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	maxDocument = 8 << 20 // bytes of a manifest, index or config
+	maxDepth    = 4       // indexes within indexes
+	maxLayers   = 127     // as many as a docker image may have
+	maxFetches  = 6       // blobs that one pull fetches at once
+
+	annotationReferenceType = "vnd.docker.reference.type" // set on what belongs to an image and is none
+)
+
+// taking brings one image into the store.
+type taking struct {
+	target  ocispec.Descriptor
+	fetch   cimages.HandlerFunc // brings the blob of a descriptor; nil when all are there
+	all     bool                // every platform, not only this host's
+	missing string              // what a missing blob means, for the error
+
+	mu    sync.Mutex
+	depth map[digest.Digest]int
+}
+
+// take fetches what is under t.target and unpacks each layer as soon as it and
+// those below it are there. The caller holds a lease in ctx.
+func (s *Store) take(ctx context.Context, t *taking) error {
+	t.depth = map[digest.Digest]int{t.target.Digest: 0}
+	children := cimages.SetChildrenLabels(s.content, t.children(s.content))
+	if !t.all {
+		children = cimages.LimitManifests(cimages.FilterPlatforms(children, s.platform), s.platform, 1)
+	}
+	chain := []cimages.Handler{cimages.HandlerFunc(t.sane)}
+	if t.fetch != nil {
+		chain = append(chain, t.fetch)
+	}
+	chain = append(chain, t.present(s.content), children)
+	unpacker, err := unpack.NewUnpacker(ctx, s.content,
+		unpack.WithUnpackPlatform(unpack.Platform{
+			Platform: s.platform, SnapshotterKey: snapshotter, Snapshotter: s.snapshot,
+			Applier: apply.NewFileSystemApplier(s.content),
+		}),
+		unpack.WithDuplicationSuppressor(s.busy), unpack.WithFetchAllContent(),
+		unpack.WithLimiter(semaphore.NewWeighted(maxFetches)))
+	if err != nil {
+		return err
+	}
+	err = cimages.Dispatch(ctx, unpacker.Unpack(cimages.Handlers(chain...)), nil, t.target)
+	if _, failed := unpacker.Wait(); failed != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		err = failed
+	}
+	if err != nil {
+		return s.explain(err)
+	}
+	return s.usable(ctx, t.target)
+}
+
+// sane refuses descriptors that no image has, before anything is fetched.
+func (t *taking) sane(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+	if err := d.Digest.Validate(); err != nil {
+		return nil, fmt.Errorf("digest %q: %w", short(d.Digest.String()), err)
+	}
+	if d.MediaType == cimages.MediaTypeDockerSchema1Manifest {
+		return nil, fmt.Errorf("%s is a manifest of docker's schema 1, which is no longer supported: build or push the image again", d.Digest)
+	}
+	document := cimages.IsManifestType(d.MediaType) || cimages.IsIndexType(d.MediaType) || cimages.IsConfigType(d.MediaType)
+	if document && d.Size > maxDocument {
+		return nil, fmt.Errorf("%s is a manifest or config of %d bytes; the limit is %d", d.Digest, d.Size, maxDocument)
+	}
+	t.mu.Lock()
+	depth := t.depth[d.Digest]
+	t.mu.Unlock()
+	if depth > maxDepth {
+		return nil, fmt.Errorf("%s is an index more than %d deep in other indexes", d.Digest, maxDepth)
+	}
+	if depth == 0 && !cimages.IsManifestType(d.MediaType) && !cimages.IsIndexType(d.MediaType) {
+		return nil, fmt.Errorf("%s has the media type %q, which is no image manifest", d.Digest, short(d.MediaType))
+	}
+	return nil, nil
+}
+
+// present checks that the blob came, in the size that was announced.
+func (t *taking) present(store content.InfoProvider) cimages.HandlerFunc {
+	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		info, err := store.Info(ctx, d.Digest)
+		if errdefs.IsNotFound(err) {
+			return nil, fmt.Errorf("%s %s", d.Digest, t.missing)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if d.Size != info.Size {
+			return nil, fmt.Errorf("%s has %d bytes, and its descriptor says %d: the image is damaged or forged", d.Digest, info.Size, d.Size)
+		}
+		return nil, nil
+	}
+}
+
+// children reads manifests and indexes and refuses what is not a container image.
+func (t *taking) children(provider content.Provider) cimages.HandlerFunc {
+	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		all, err := cimages.Children(ctx, provider, d)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", d.Digest, err)
+		}
+		if cimages.IsManifestType(d.MediaType) {
+			if err := checkManifest(d, all); err != nil {
+				return nil, err
+			}
+		}
+		kept := all[:0]
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		for _, c := range all {
+			if c.Annotations[annotationReferenceType] != "" {
+				continue
+			}
+			t.depth[c.Digest] = t.depth[d.Digest] + 1
+			kept = append(kept, c)
+		}
+		return kept, nil
+	}
+}
+
+// checkManifest wants a config and layers that can be unpacked; all is the
+// config and the layers.
+func checkManifest(d ocispec.Descriptor, all []ocispec.Descriptor) error {
+	if t := all[0].MediaType; !cimages.IsConfigType(t) {
+		return fmt.Errorf("%s is an OCI artifact (config of type %q), not a container image", d.Digest, short(t))
+	}
+	if len(all)-1 > maxLayers {
+		return fmt.Errorf("%s has %d layers; the limit is %d: build it with fewer", d.Digest, len(all)-1, maxLayers)
+	}
+	for _, l := range all[1:] {
+		if !cimages.IsLayerType(l.MediaType) || strings.HasSuffix(l.MediaType, "+encrypted") {
+			return fmt.Errorf("layer %s has the unsupported media type %q: layers are tar, plain or compressed with gzip or zstd",
+				l.Digest, short(l.MediaType))
+		}
+	}
+	return nil
+}
+
+// usable checks that target has an image for this host and that it is unpacked.
+func (s *Store) usable(ctx context.Context, target ocispec.Descriptor) error {
+	has, err := cimages.Platforms(ctx, s.content, target)
+	if err == nil && len(has) > 0 && !anyMatch(s.platform, has) {
+		names := make([]string, len(has))
+		for i, p := range has {
+			names[i] = platforms.Format(p)
+		}
+		return fmt.Errorf("it has no image for %s, only for %s", platforms.Format(platforms.DefaultSpec()), strings.Join(names, ", "))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := s.parse(ctx, target)
+	if err != nil {
+		return err
+	}
+	if n := len(p.chain); n > 0 {
+		if _, err := s.snapshot.Stat(ctx, p.chain[n-1]); err != nil {
+			return fmt.Errorf("its layers were not unpacked: %w", err)
+		}
+	}
+	return nil
+}
+
+func anyMatch(m platforms.Matcher, list []ocispec.Platform) bool {
+	for _, p := range list {
+		if m.Match(p) {
+			return true
+		}
+	}
+	return false
+}
+
+// explain adds the cure to errors that have one.
+func (s *Store) explain(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: free some space on the file system of %s, or remove images", err, s.opts.Root)
+	}
+	return err
+}
