@@ -44,7 +44,8 @@ type Options struct {
 type Store struct {
 	opts     Options
 	log      *slog.Logger
-	lock     *os.File
+	lock     *os.File // holds the process id until the store is closed
+	killed   bool // the process before this one did not close the store
 	db       *metadata.DB
 	closers  []io.Closer
 	content  content.Store
@@ -114,6 +115,11 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.rebuildAll(ctx)
+	if s.killed {
+		if err := s.sweep(in(ctx)); err != nil {
+			s.log.Warn("what the killed process left cannot be looked for", "err", err)
+		}
+	}
 	background, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.work.Go(func() { s.collector(background) })
@@ -140,6 +146,9 @@ func (s *Store) lockRoot() error {
 		return errors.Join(fmt.Errorf("%w (process %s): stop it, or use another state folder", ErrLocked, pid[:n]), f.Close())
 	}
 	s.lock = f
+	if info, err := f.Stat(); err == nil {
+		s.killed = info.Size() > 0
+	}
 	if err := f.Truncate(0); err != nil {
 		return err
 	}
@@ -152,7 +161,7 @@ func (s *Store) lockRoot() error {
 func (s *Store) Close() error {
 	s.stop()
 	s.work.Wait()
-	return errors.Join(s.rootfs.close(), s.shut())
+	return errors.Join(s.rootfs.close(), s.lock.Truncate(0), s.shut())
 }
 
 func (s *Store) shut() error {
@@ -188,9 +197,6 @@ func (s *Store) dropLeases(ctx context.Context) {
 // collector removes content that nothing refers to, each time it is asked and
 // once at the start.
 func (s *Store) collector(ctx context.Context) {
-	if err := s.sweep(in(ctx)); err != nil && ctx.Err() == nil {
-		s.log.Warn("what a killed import left cannot be looked for", "err", err)
-	}
 	s.garbage()
 	for {
 		select {

@@ -9,8 +9,10 @@ import (
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/diff/apply"
 	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/unpack"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -55,7 +57,7 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 	unpacker, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
 			Platform: s.platform, SnapshotterKey: snapshotter, Snapshotter: s.snapshot,
-			Applier: apply.NewFileSystemApplier(s.content),
+			Applier: direct{apply.NewFileSystemApplier(s.content)},
 		}),
 		unpack.WithDuplicationSuppressor(s.busy), unpack.WithFetchAllContent(),
 		unpack.WithLimiter(semaphore.NewWeighted(maxFetches)))
@@ -196,4 +198,15 @@ func (s *Store) explain(err error) error {
 		return fmt.Errorf("%w: free some space on the file system of %s, or remove images", err, s.opts.Root)
 	}
 	return err
+}
+
+// direct unpacks the lowest layer, too, into its folder instead of into a
+// temporary mount of it, which would outlive a killed process.
+type direct struct{ diff.Applier }
+
+func (d direct) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	if len(mounts) == 1 && mounts[0].Type == "bind" {
+		mounts = []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"upperdir=" + mounts[0].Source}}}
+	}
+	return d.Applier.Apply(ctx, desc, mounts, opts...)
 }
