@@ -133,3 +133,6 @@ func (t *Tx) elements(kind opKind, s Set, elems []Element) {
 		elems = elems[n:]
 	}
 }
+
+// Append adds the changes of another transaction behind those of this one.
+func (t *Tx) Append(o *Tx) { t.ops = append(t.ops, o.ops[1:]...) }

@@ -1,0 +1,171 @@
+package service
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/pausa-run/pausa/internal/nft"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// flow is one tracked connection: where the client sent it and who answers.
+type flow struct {
+	proto uint8
+	to    netip.AddrPort // original destination
+	by    netip.AddrPort // source of the replies
+}
+
+// flows is the kernel's connection tracking.
+type flows interface {
+	// Forget deletes the flows of the family that match.
+	Forget(f nft.Family, match func(flow) bool) error
+	// LocalAddrs lists the host's own addresses.
+	LocalAddrs() ([]netip.Addr, error)
+	Close() error
+}
+
+// forgetFlows deletes what conntrack knows of stale frontends' connections but
+// for those that lead to an endpoint in force; a client that goes on sending
+// then gets one of these. What fails is tried again after the next Sync.
+func (t *Table) forgetFlows() error {
+	stale := map[nft.Family]map[key]bool{}
+	node := false
+	for k := range t.stale {
+		if !k.connectionless() {
+			continue
+		}
+		if stale[k.family] == nil {
+			stale[k.family] = map[key]bool{}
+		}
+		stale[k.family][k] = true
+		node = node || k.node()
+	}
+	var local []netip.Addr
+	if node {
+		var err error
+		if local, err = t.flows.LocalAddrs(); err != nil {
+			return fmt.Errorf("forget stale connections: %w", err)
+		}
+	}
+	for f, keys := range stale {
+		if err := t.flows.Forget(f, t.state.staleFlows(f, keys, local)); err != nil {
+			return fmt.Errorf("forget stale connections: %w", err)
+		}
+	}
+	clear(t.stale)
+	return nil
+}
+
+// staleFlows matches flows of the frontends that no endpoint of theirs answers.
+func (s *state) staleFlows(f nft.Family, keys map[key]bool, local []netip.Addr) func(flow) bool {
+	isLocal := make(map[netip.Addr]bool, len(local))
+	for _, a := range local {
+		isLocal[a] = true
+	}
+	return func(fl flow) bool {
+		k := key{f, fl.to.Addr(), fl.proto, fl.to.Port()}
+		if !keys[k] {
+			k.addr = netip.Addr{}
+			// A node port is one only at the host's own addresses.
+			if !keys[k] || !isLocal[fl.to.Addr()] || fl.to.Addr().IsLoopback() {
+				return false
+			}
+		}
+		front := s.frontends[k]
+		return front == nil || !slices.Contains(front.endpoints, fl.by)
+	}
+}
+
+// dumpTries is how often a listing that the kernel interrupted is begun anew.
+const dumpTries = 5
+
+// handle is the real kernel.
+type handle struct {
+	nl *netlink.Handle
+}
+
+func openHandle() (*handle, error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &handle{nl}, nil
+}
+
+func (h *handle) Close() error {
+	h.nl.Close()
+	return nil
+}
+
+// matcher is what the library asks about each flow.
+type matcher func(flow) bool
+
+// MatchConntrackFlow is the library's interface.
+func (m matcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
+	if f.Forward.Protocol == unix.IPPROTO_TCP {
+		return false
+	}
+	return m(flow{
+		proto: f.Forward.Protocol,
+		to:    addrPort(f.Forward.DstIP, f.Forward.DstPort),
+		by:    addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort),
+	})
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port)
+}
+
+// Forget deletes flows.
+func (h *handle) Forget(f nft.Family, match func(flow) bool) error {
+	family := netlink.InetFamily(unix.AF_INET)
+	if f == nft.IPv6 {
+		family = unix.AF_INET6
+	}
+	var err error
+	for range dumpTries {
+		_, err = h.nl.ConntrackDeleteFilters(netlink.ConntrackTable, family, matcher(match))
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+	}
+	return err
+}
+
+// LocalAddrs lists the addresses of all interfaces.
+func (h *handle) LocalAddrs() ([]netip.Addr, error) {
+	addrs, err := h.nl.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			out = append(out, ip.Unmap())
+		}
+	}
+	return out, nil
+}
+
+// parseKey reads the key of a frontend's element.
+func parseKey(f nft.Family, v nft.Value) (key, bool) {
+	k := key{family: f}
+	if n := len(v) - 8; n > 0 {
+		a, ok := netip.AddrFromSlice(v[:n])
+		if !ok {
+			return k, false
+		}
+		k.addr, v = a, v[n:]
+	}
+	if len(v) != 8 {
+		return k, false
+	}
+	k.proto, k.port = v[0], binary.BigEndian.Uint16(v[4:])
+	return k, true
+}

@@ -1,0 +1,318 @@
+package service
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/pausa-run/pausa/internal/nft"
+)
+
+// state is what the table holds, as far as we know: what was written last.
+type state struct {
+	sets       map[nft.Family]familySets
+	services   map[string]*record
+	frontends  map[key]*frontend
+	balancers  counted[balancer]
+	clusterIPs counted[netip.Addr]
+	hairpin    counted[netip.Addr]
+}
+
+// record is a Service with the frontends that it owns.
+type record struct {
+	service Service
+	keys    []key
+	// err is what is wrong with it; it is tried again with each Sync, since the
+	// owner of what it wants may be gone.
+	err error
+}
+
+func newState() *state {
+	return &state{
+		sets:     map[nft.Family]familySets{nft.IPv4: setsOf(nft.IPv4), nft.IPv6: setsOf(nft.IPv6)},
+		services: map[string]*record{}, frontends: map[key]*frontend{},
+		balancers: newCounted[balancer](), clusterIPs: newCounted[netip.Addr](), hairpin: newCounted[netip.Addr](),
+	}
+}
+
+// counted is a set whose members have several users each.
+type counted[K comparable] struct {
+	users map[K]int
+	// before is how many users each member touched had when the change began.
+	before map[K]int
+}
+
+func newCounted[K comparable]() counted[K] {
+	return counted[K]{users: map[K]int{}, before: map[K]int{}}
+}
+
+func (c counted[K]) change(k K, by int) {
+	if _, ok := c.before[k]; !ok {
+		c.before[k] = c.users[k]
+	}
+	c.users[k] += by
+	if c.users[k] == 0 {
+		delete(c.users, k)
+	}
+}
+
+// settle calls added and removed for members that came and went, and ends the
+// change.
+func (c counted[K]) settle(added, removed func(K)) {
+	for k, before := range c.before {
+		switch now := c.users[k]; {
+		case before == 0 && now > 0:
+			added(k)
+		case before > 0 && now == 0:
+			removed(k)
+		}
+	}
+	clear(c.before)
+}
+
+// change is the difference between two states.
+type change struct {
+	del, add map[string][]nft.Element // by name of the set
+	// newChains must exist before elements lead there, oldChains go after.
+	newChains, oldChains []balancer
+	// keys are the frontends touched; stale those whose connections may lead to
+	// an endpoint that is gone.
+	keys  []key
+	stale []key
+}
+
+func newChange() *change {
+	return &change{del: map[string][]nft.Element{}, add: map[string][]nft.Element{}}
+}
+
+func (c *change) empty() bool {
+	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains) == 0
+}
+
+// plan changes the state to the desired one and says what that means for the
+// table. The error names each Service that cannot be had, wholly or in part;
+// all others are in the change.
+func (s *state) plan(desired []Service) (*change, error) {
+	c := newChange()
+	wanted, errs := s.wanted(desired)
+	for id, r := range s.services {
+		if _, ok := wanted[id]; !ok {
+			s.keep(c, r, nil)
+			delete(s.services, id)
+		}
+	}
+	todo := s.release(c, desired, wanted)
+	for _, id := range todo {
+		errs = append(errs, s.claim(c, id, wanted[id]))
+	}
+	s.settle(c)
+	return c, errors.Join(errs...)
+}
+
+// wanted indexes the desired Services.
+func (s *state) wanted(desired []Service) (map[string]*Service, []error) {
+	wanted := make(map[string]*Service, len(desired))
+	var errs []error
+	for i := range desired {
+		id := desired[i].id()
+		if _, ok := wanted[id]; ok {
+			errs = append(errs, fmt.Errorf("service %s is given twice: only the first counts", id))
+			continue
+		}
+		wanted[id] = &desired[i]
+	}
+	return wanted, errs
+}
+
+// release takes away the frontends that Services which change do not want any
+// more, so that others can have them, and lists these Services.
+func (s *state) release(c *change, desired []Service, wanted map[string]*Service) []string {
+	var todo []string
+	for i := range desired {
+		id := desired[i].id()
+		if wanted[id] != &desired[i] {
+			continue
+		}
+		r := s.services[id]
+		if r != nil && r.err == nil && r.service.same(desired[i]) {
+			continue
+		}
+		todo = append(todo, id)
+		if r != nil {
+			fs, _ := render(desired[i])
+			stay := make(map[key]bool, len(fs))
+			for _, f := range fs {
+				stay[f.key] = true
+			}
+			s.keep(c, r, stay)
+		}
+	}
+	return todo
+}
+
+// keep removes the frontends of r but those that stay.
+func (s *state) keep(c *change, r *record, stay map[key]bool) {
+	var left []key
+	for _, k := range r.keys {
+		if stay[k] {
+			left = append(left, k)
+			continue
+		}
+		s.remove(c, s.frontends[k])
+	}
+	r.keys = left
+}
+
+// claim gives a Service its frontends.
+func (s *state) claim(c *change, id string, want *Service) error {
+	fs, err := render(*want)
+	r := &record{service: want.clone()}
+	errs := []error{err}
+	for i := range fs {
+		f := &fs[i]
+		old := s.frontends[f.key]
+		if old != nil && old.owner != id {
+			errs = append(errs, fmt.Errorf("service %s: %s belongs to service %s: choose another or delete that one", id, f.key, old.owner))
+			continue
+		}
+		if old != nil && slices.Contains(r.keys, f.key) {
+			errs = append(errs, fmt.Errorf("service %s: %s is named twice", id, f.key))
+			continue
+		}
+		r.keys = append(r.keys, f.key)
+		s.put(c, old, f)
+	}
+	r.err = errors.Join(errs...)
+	s.services[id] = r
+	return r.err
+}
+
+func (s *state) remove(c *change, f *frontend) {
+	sets := s.sets[f.key.family]
+	c.del[sets.mapOf(f.key)] = append(c.del[sets.mapOf(f.key)], nft.Element{Key: f.key.value()})
+	for i, e := range f.endpoints {
+		c.del[sets.slotsOf(f.key)] = append(c.del[sets.slotsOf(f.key)], nft.Element{Key: f.key.slot(i)})
+		s.hairpin.change(e.Addr(), -1)
+	}
+	s.count(f, -1)
+	delete(s.frontends, f.key)
+	c.touch(f.key, true)
+}
+
+// touch notes that a frontend changed, and whether connections may be stale.
+func (c *change) touch(k key, stale bool) {
+	c.keys = append(c.keys, k)
+	if stale && k.connectionless() {
+		c.stale = append(c.stale, k)
+	}
+}
+
+func (s familySets) mapOf(k key) string {
+	if k.node() {
+		return s.nodePorts.Name
+	}
+	return s.frontends.Name
+}
+
+func (s familySets) slotsOf(k key) string {
+	if k.node() {
+		return s.nodeEndpoints.Name
+	}
+	return s.endpoints.Name
+}
+
+// count notes the users that a frontend is for chain and address.
+func (s *state) count(f *frontend, by int) {
+	if len(f.endpoints) > 0 {
+		s.balancers.change(f.balancer(), by)
+	}
+	if f.cluster {
+		s.clusterIPs.change(f.key.addr, by)
+	}
+}
+
+// put writes a frontend in place of old, which may be nil.
+func (s *state) put(c *change, old, f *frontend) {
+	sets := s.sets[f.key.family]
+	var before []netip.AddrPort
+	if old != nil {
+		before = old.endpoints
+	}
+	f.endpoints = assign(before, f.endpoints)
+	gone := s.putSlots(c, f, before)
+	fresh := old == nil || len(before) == 0
+	if old == nil || old.verdict() != f.verdict() {
+		name := sets.mapOf(f.key)
+		if old != nil {
+			c.del[name] = append(c.del[name], nft.Element{Key: f.key.value()})
+		}
+		c.add[name] = append(c.add[name], nft.Element{Key: f.key.value(), Verdict: f.verdict()})
+	}
+	if old != nil {
+		s.count(old, -1)
+	}
+	s.count(f, 1)
+	s.frontends[f.key] = f
+	c.touch(f.key, gone || fresh)
+}
+
+// putSlots writes the slots that differ and tells whether an endpoint is gone.
+func (s *state) putSlots(c *change, f *frontend, before []netip.AddrPort) (gone bool) {
+	name := s.sets[f.key.family].slotsOf(f.key)
+	for i := range max(len(before), len(f.endpoints)) {
+		if i < len(before) && i < len(f.endpoints) && before[i] == f.endpoints[i] {
+			continue
+		}
+		if i < len(before) {
+			c.del[name] = append(c.del[name], nft.Element{Key: f.key.slot(i)})
+			s.hairpin.change(before[i].Addr(), -1)
+			gone = true
+		}
+		if i < len(f.endpoints) {
+			e := f.endpoints[i]
+			c.add[name] = append(c.add[name], nft.Element{Key: f.key.slot(i), Data: nft.Value(nil).Addr(e.Addr()).Port(e.Port())})
+			s.hairpin.change(e.Addr(), 1)
+		}
+	}
+	return gone
+}
+
+// settle turns what the counted sets gained and lost into elements and chains.
+func (s *state) settle(c *change) {
+	one := func(a netip.Addr) (string, nft.Element) {
+		return s.sets[nft.FamilyOf(a)].clusterIPs.Name, nft.Element{Key: nft.Value(nil).Addr(a)}
+	}
+	pair := func(a netip.Addr) (string, nft.Element) {
+		return s.sets[nft.FamilyOf(a)].hairpin.Name, nft.Element{Key: nft.Value(nil).Addr(a).Addr(a)}
+	}
+	into := func(m map[string][]nft.Element, of func(netip.Addr) (string, nft.Element)) func(netip.Addr) {
+		return func(a netip.Addr) {
+			name, e := of(a)
+			m[name] = append(m[name], e)
+		}
+	}
+	s.clusterIPs.settle(into(c.add, one), into(c.del, one))
+	s.hairpin.settle(into(c.add, pair), into(c.del, pair))
+	s.balancers.settle(
+		func(b balancer) { c.newChains = append(c.newChains, b) },
+		func(b balancer) { c.oldChains = append(c.oldChains, b) })
+}
+
+// tx is the change as a transaction.
+func (c *change) tx() *nft.Tx {
+	tx := nft.NewTx()
+	for _, b := range c.newChains {
+		tx.SetRules(nft.Chain{Name: b.name()}, b.rules()...)
+	}
+	for _, f := range families() {
+		for _, set := range f.all() {
+			tx.DeleteElements(set, c.del[set.Name]...)
+			tx.AddElements(set, c.add[set.Name]...)
+		}
+	}
+	for _, b := range c.oldChains {
+		tx.DeleteChain(b.name())
+	}
+	return tx
+}
