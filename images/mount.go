@@ -170,6 +170,7 @@ func (s *Store) unmount(containerID string) error {
 	if err := s.discard(containerID); err != nil {
 		return err
 	}
+	s.usage.drop(containerID)
 	s.mu.Lock()
 	delete(s.used, containerID)
 	s.mu.Unlock()

@@ -45,7 +45,7 @@ type Store struct {
 	opts     Options
 	log      *slog.Logger
 	lock     *os.File // holds the process id until the store is closed
-	killed   bool // the process before this one did not close the store
+	killed   bool     // the process before this one did not close the store
 	db       *metadata.DB
 	closers  []io.Closer
 	content  content.Store
@@ -60,14 +60,15 @@ type Store struct {
 	flights *flights
 	rootfs  rootfsFolder
 
-	mu      sync.Mutex // names of images, and who uses which
-	used    map[string]string
-	cache   atomic.Pointer[catalog]
-	parsed  map[string]*parsed // by manifest digest, under mu
-	usage   usageCache
-	work    sync.WaitGroup // background removal and collection
-	collect chan struct{}
-	stop    context.CancelFunc
+	mu       sync.Mutex // names of images, and who uses which
+	used     map[string]string
+	cache    atomic.Pointer[catalog]
+	parsed   map[string]*parsed // by manifest digest, under mu
+	usage    usageCache
+	work     sync.WaitGroup // background removal and collection
+	collect  chan struct{}
+	sweeping sync.Mutex
+	stop     context.CancelFunc
 }
 
 // Open opens the store in o.Root, and makes it when it is not there. Leftovers
@@ -216,7 +217,16 @@ func (s *Store) collector(ctx context.Context) {
 // metadata does so after it lost a blob and a layer.
 func (s *Store) sweep(ctx context.Context) error {
 	const name = "sweep"
-	err := content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
+	ingests, err := filepath.Glob(s.path("content", "ingest", "*"))
+	for _, dir := range ingests {
+		if _, missing := os.Stat(filepath.Join(dir, "ref")); missing != nil {
+			err = errors.Join(err, os.RemoveAll(dir)) // begun and nothing more: nobody can go on with it
+		}
+	}
+	if err != nil {
+		return err
+	}
+	err = content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
 	if err != nil {
 		return err
 	}
@@ -226,7 +236,10 @@ func (s *Store) sweep(ctx context.Context) error {
 	return nil
 }
 
+// garbage collects; it returns when the disk space is free.
 func (s *Store) garbage() {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
 	if _, err := s.db.GarbageCollect(in(context.Background())); err != nil {
 		s.log.Warn("unused image content cannot be removed; it is tried again at the next change", "err", err)
 	}

@@ -38,6 +38,12 @@ func (c *usageCache) forget() {
 	c.mu.Unlock()
 }
 
+func (c *usageCache) drop(containerID string) {
+	c.mu.Lock()
+	delete(c.writable, containerID)
+	c.mu.Unlock()
+}
+
 // FSUsage gives what images take: their blobs and their unpacked layers. It is
 // counted from records after a change, and costs nothing else.
 func (s *Store) FSUsage(ctx context.Context) (Usage, error) {

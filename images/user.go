@@ -77,8 +77,8 @@ func lookUp(spec string, passwd, group []byte) (User, error) {
 		return User{}, fmt.Errorf("resolve user %q: ids must be between 0 and %d", short(spec), maxID)
 	}
 	if err != nil {
-		return User{}, fmt.Errorf("resolve user %q: %w: name one of the image's /etc/passwd and /etc/group, or use ids",
-			short(spec), err)
+		return User{}, fmt.Errorf("resolve user %q: %s: name one of the image's /etc/passwd and /etc/group, or use ids",
+			short(spec), short(err.Error()))
 	}
 	if len(found.Sgids) > maxExtraGIDs {
 		return User{}, fmt.Errorf("resolve user %q: %d groups are more than the kernel's %d", short(spec), len(found.Sgids), maxExtraGIDs)
