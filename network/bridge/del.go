@@ -1,0 +1,288 @@
+package bridge
+
+import (
+	"errors"
+	"io/fs"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// del is DEL: rules and host ports are gone when it returns; the link, and
+// after it the addresses, a little later (Drain waits for that). It is not an
+// error if nothing is there.
+func (c call) del() error {
+	known, err := c.retire()
+	if err != nil || !known {
+		return err
+	}
+	c.reapLater(c.store, c.conf.Bridge, c.owner)
+	return nil
+}
+
+// undo is DEL at once: nothing is left when it returns.
+func (c call) undo() error {
+	known, err := c.retire()
+	if err != nil || !known {
+		return err
+	}
+	return c.reap(c.store, c.conf.Bridge, []string{c.owner})
+}
+
+// retire takes the owner out of the rules, frees its host ports and marks the
+// rest for deletion. known is false if the owner holds nothing.
+func (c call) retire() (known bool, err error) {
+	defer c.setLiving(false)
+	a, err := c.store.load("attached", c.owner)
+	if errors.Is(err, fs.ErrNotExist) {
+		return c.retireUnrecorded()
+	}
+	if err != nil { // unreadable: what it holds is found by searching
+		if err := removeFile(c.store.path("attached", c.owner)); err != nil {
+			return false, err
+		}
+		return c.retireUnrecorded()
+	}
+	unlock, err := c.store.lock()
+	if err != nil {
+		return true, err
+	}
+	defer unlock()
+	if err := c.store.detach(c.owner); err != nil {
+		return true, err
+	}
+	return true, errors.Join(
+		c.removeElements(c.rules, a),
+		c.guard.remove(c.conf.Bridge, a),
+		c.store.removePorts(c.owner, a.Ports),
+	)
+}
+
+// retireUnrecorded is for what an ADD left that ended before its record, or
+// after the record was detached.
+func (c call) retireUnrecorded() (known bool, err error) {
+	if _, err := c.store.load("detached", c.owner); err == nil {
+		return true, nil
+	}
+	ports, err := c.store.portsOf(c.owner)
+	if err != nil {
+		return false, err
+	}
+	names, err := c.store.names("addresses")
+	if err != nil {
+		return false, err
+	}
+	a := attachment{Version: attachmentVersion, Owner: c.owner, Veth: vethName(c.conf.Bridge, c.owner)}
+	for name := range names {
+		if addr, err := netip.ParseAddr(name); err == nil && c.store.addressOwner(name) == c.owner {
+			a.Addrs = append(a.Addrs, addr)
+		}
+	}
+	if len(ports) == 0 && len(a.Addrs) == 0 {
+		return false, nil
+	}
+	if err := c.store.writeDetached(a); err != nil {
+		return true, err
+	}
+	return true, c.store.removePorts(c.owner, ports)
+}
+
+// reaper deletes links in the background: the kernel takes 10 to 30 ms for one.
+type reaper struct {
+	running sync.WaitGroup
+	mu      sync.Mutex // guards queue and busy
+	queue   map[reapKey][]string
+	busy    bool
+	one     sync.Mutex // held while links are deleted
+}
+
+type reapKey struct{ dir, bridge string }
+
+// reapLater queues the owner; one goroutine works through the queue.
+func (p *Plugin) reapLater(s *store, bridge, owner string) {
+	p.reaper.mu.Lock()
+	defer p.reaper.mu.Unlock()
+	if p.reaper.queue == nil {
+		p.reaper.queue = map[reapKey][]string{}
+	}
+	key := reapKey{s.dir, bridge}
+	p.reaper.queue[key] = append(p.reaper.queue[key], owner)
+	if p.reaper.busy {
+		return
+	}
+	p.reaper.busy = true
+	p.reaper.running.Go(p.reapQueue)
+}
+
+func (p *Plugin) reapQueue() {
+	for {
+		p.reaper.mu.Lock()
+		work := p.reaper.queue
+		p.reaper.queue = nil
+		p.reaper.busy = len(work) > 0
+		p.reaper.mu.Unlock()
+		if len(work) == 0 {
+			return
+		}
+		for key, owners := range work {
+			if err := p.reap(&store{dir: key.dir}, key.bridge, owners); err != nil {
+				p.log.Error("delete links; the next collection tries again", "owners", owners, "error", err)
+			}
+		}
+	}
+}
+
+// reap deletes the links of detached owners and then frees their addresses.
+func (p *Plugin) reap(s *store, bridge string, owners []string) error {
+	p.reaper.one.Lock()
+	defer p.reaper.one.Unlock()
+	var gone []attachment
+	var errs []error
+	for _, owner := range owners {
+		a, err := s.load("detached", owner)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // done by somebody else
+		}
+		if err != nil {
+			a = attachment{Owner: owner}
+		}
+		if err := deleteLink(p.slow, vethName(bridge, owner)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		gone = append(gone, a)
+	}
+	if len(gone) == 0 {
+		return errors.Join(errs...)
+	}
+	p.forgetNeighbours(bridge, gone)
+	p.forgetConnections(gone)
+	for _, a := range gone {
+		err := s.releaseAddrs(a.Owner, a.Addrs)
+		if err == nil {
+			err = removeFile(s.path("detached", a.Owner))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forgetNeighbours removes the hardware addresses that the host has learned:
+// the next pod with the address has another one.
+func (p *Plugin) forgetNeighbours(bridge string, gone []attachment) {
+	br, err := p.slow.LinkByName(bridge)
+	if err != nil {
+		return
+	}
+	for _, a := range gone {
+		for _, addr := range a.Addrs {
+			family := netlink.FAMILY_V4
+			if addr.Is6() {
+				family = netlink.FAMILY_V6
+			}
+			n := &netlink.Neigh{LinkIndex: br.Attrs().Index, Family: family, IP: addr.AsSlice()}
+			if err := p.slow.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) {
+				p.log.Warn("forget neighbour; a new pod with this address may be out of reach for a minute", "address", addr, "error", err)
+			}
+		}
+	}
+}
+
+// forgetConnections removes the tracked connections of addresses that are gone:
+// the next pod with the address must not get their packets.
+func (p *Plugin) forgetConnections(gone []attachment) {
+	dead := deadFlows{}
+	families := map[netlink.InetFamily]bool{}
+	for _, a := range gone {
+		for _, addr := range a.Addrs {
+			dead[addr] = true
+			if addr.Is4() {
+				families[unix.AF_INET] = true
+			} else {
+				families[unix.AF_INET6] = true
+			}
+		}
+	}
+	for f := range families {
+		if _, err := p.slow.ConntrackDeleteFilters(netlink.ConntrackTable, f, dead); err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+			p.log.Warn("forget connections of deleted pods", "error", err)
+		}
+	}
+}
+
+// deadFlows matches connections of addresses that are gone.
+type deadFlows map[netip.Addr]bool
+
+// MatchConntrackFlow is netlink's filter.
+func (d deadFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	for _, ip := range [][]byte{flow.Forward.SrcIP, flow.Forward.DstIP, flow.Reverse.SrcIP} {
+		if a, ok := netip.AddrFromSlice(ip); ok && d[a.Unmap()] {
+			return true
+		}
+	}
+	return false
+}
+
+// gc is GC: everything is deleted that is not valid and not made by this process.
+func (c call) gc() error {
+	valid := map[string]bool{}
+	for _, v := range c.conf.ValidAttachments {
+		valid[v.ContainerID+":"+v.IfName] = true
+	}
+	owners, err := c.store.owners()
+	if err != nil {
+		return types.NewError(types.ErrIOFailure, "list attachments", err.Error())
+	}
+	var errs []error
+	known := map[string]bool{}
+	for owner := range owners {
+		if c.keeps(owner, valid) {
+			known[vethName(c.conf.Bridge, owner)] = true
+			continue
+		}
+		stale := c
+		stale.owner = owner
+		errs = append(errs, stale.undo())
+	}
+	return errors.Join(append(errs, c.sweepLinks(known))...)
+}
+
+// keeps tells whether gc leaves an owner alone. One that is being detached is not kept.
+func (c call) keeps(owner string, valid map[string]bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.living[owner] {
+		return true
+	}
+	_, err := os.Lstat(c.store.path("detached", owner))
+	return valid[owner] && errors.Is(err, fs.ErrNotExist)
+}
+
+// sweepLinks deletes ports of ours that no record knows of: the records were
+// lost. Links come after their addresses and go before them, so that an address
+// is held by whoever has a link.
+func (c call) sweepLinks(known map[string]bool) error {
+	links, err := c.slow.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return err
+	}
+	owners, err := c.store.owners()
+	if err != nil {
+		return err
+	}
+	for owner := range owners {
+		known[vethName(c.conf.Bridge, owner)] = true
+	}
+	var errs []error
+	for _, l := range links {
+		name := l.Attrs().Name
+		if prefix := vethPrefix(c.conf.Bridge); len(name) == len(prefix)+9 && name[:len(prefix)] == prefix && !known[name] {
+			errs = append(errs, deleteLink(c.slow, name))
+		}
+	}
+	return errors.Join(errs...)
+}

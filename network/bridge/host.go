@@ -1,0 +1,237 @@
+package bridge
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ensureBridge makes the bridge as the network wants it: up, with the gateway
+// addresses of wanted (and no other global address that an earlier range left),
+// a hardware address that does not depend on its ports.
+func (p *Plugin) ensureBridge(name string, mtu int, wanted []netip.Prefix) (*netlink.Bridge, error) {
+	br, err := p.bridge(name)
+	if err == nil && br == nil {
+		br, err = p.makeBridge(name, mtu)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if br.MTU != mtu {
+		if err := p.host.LinkSetMTU(br, mtu); err != nil {
+			return nil, fmt.Errorf("set mtu %d of bridge %s: %w", mtu, name, err)
+		}
+	}
+	if err := inNetNS(p.hostNS, func() error { return hostSysctls(name, wanted) }); err != nil {
+		return nil, err
+	}
+	if err := p.ensureAddrs(br, wanted); err != nil {
+		return nil, err
+	}
+	if err := p.host.LinkSetUp(br); err != nil {
+		return nil, fmt.Errorf("bring up bridge %s: %w", name, err)
+	}
+	return br, nil
+}
+
+// bridge finds the bridge; nil if there is none.
+func (p *Plugin) bridge(name string) (*netlink.Bridge, error) {
+	link, err := p.host.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up bridge %s: %w", name, err)
+	}
+	br, ok := link.(*netlink.Bridge)
+	if !ok {
+		return nil, fmt.Errorf("use bridge %s: an interface of this name is a %s; configure another bridge name", name, link.Type())
+	}
+	return br, nil
+}
+
+func (p *Plugin) makeBridge(name string, mtu int) (*netlink.Bridge, error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = name, mtu, hashMAC("bridge "+name)
+	snooping := false // would lose neighbour discovery for lack of a querier
+	err := p.host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &snooping})
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make bridge %s: %w", name, err)
+	}
+	br, err := p.bridge(name)
+	if err == nil && br == nil {
+		err = fmt.Errorf("make bridge %s: it has gone again", name)
+	}
+	return br, err
+}
+
+func (p *Plugin) ensureAddrs(br *netlink.Bridge, wanted []netip.Prefix) error {
+	has, err := p.host.AddrList(br, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("list addresses of %s: %w", br.Name, err)
+	}
+	for _, a := range has {
+		got, ok := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		if !ok || a.IP.IsLinkLocalUnicast() || slices.Contains(wanted, netip.PrefixFrom(got.Unmap(), ones)) {
+			continue
+		}
+		if err := p.host.AddrDel(br, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fmt.Errorf("remove address %s of %s: %w", a.IPNet, br.Name, err)
+		}
+	}
+	for _, w := range wanted {
+		if w.Addr().Is6() { // the kernel's own one would be of no use for a second
+			wanted = append(wanted, netip.PrefixFrom(linkLocal(br.HardwareAddr), 64))
+			break
+		}
+	}
+	for _, w := range wanted {
+		if err := p.host.AddrReplace(br, addrOf(w)); err != nil {
+			return fmt.Errorf("give address %s to %s: %w", w, br.Name, err)
+		}
+	}
+	return nil
+}
+
+// addrOf never waits for duplicate address detection: nobody else gives addresses here.
+func addrOf(p netip.Prefix) *netlink.Addr {
+	a := &netlink.Addr{IPNet: ipNet(p)}
+	if p.Addr().Is6() {
+		a.Flags = unix.IFA_F_NODAD
+	}
+	return a
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+// hostSysctls turns on forwarding in the calling thread's network namespace, for the families in
+// use, and turns off what would break it.
+func hostSysctls(bridge string, gateways []netip.Prefix) error {
+	// Bridged packets must not pass the IP hooks inside the bridge: DNAT would happen there and
+	// answers of a pod to itself would be lost.
+	for _, f := range []string{"iptables", "ip6tables", "arptables"} {
+		if err := setSysctl("net/bridge/bridge-nf-call-"+f, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for _, g := range gateways {
+		if g.Addr().Is4() {
+			if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
+				return err
+			}
+			continue
+		}
+		err := setSysctl(filepath.Join("net/ipv6/conf", bridge, "disable_ipv6"), "0")
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("use range of %s: this host has no IPv6; configure an IPv4 range alone", g)
+		}
+		if err := errors.Join(err, forwardIPv6()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forwardIPv6 turns on forwarding and lets interfaces that learn their routes
+// from router advertisements go on doing so: a forwarding host ignores them otherwise.
+func forwardIPv6() error {
+	const all = "net/ipv6/conf/all/forwarding"
+	if now, err := os.ReadFile("/proc/sys/" + all); err == nil && strings.TrimSpace(string(now)) == "1" {
+		return nil
+	}
+	ifaces, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
+	if err != nil {
+		return err
+	}
+	for _, f := range ifaces {
+		if now, err := os.ReadFile(f); err == nil && strings.TrimSpace(string(now)) == "1" {
+			if err := setSysctl(strings.TrimPrefix(f, "/proc/sys/"), "2"); err != nil {
+				return err
+			}
+		}
+	}
+	return setSysctl(all, "1")
+}
+
+// setSysctl writes only what is not so already: /proc/sys may be read-only.
+func setSysctl(name, value string) error {
+	path := "/proc/sys/" + name
+	now, err := os.ReadFile(path)
+	if err == nil && strings.TrimSpace(string(now)) == value {
+		return nil
+	}
+	if err == nil {
+		err = os.WriteFile(path, []byte(value), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("set sysctl %s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+	}
+	return nil
+}
+
+// egressMTU is the MTU of the interface of the default route (IPv4 first), 1500 without one.
+func (p *Plugin) egressMTU() int {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := p.host.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		if err != nil {
+			continue
+		}
+		best := -1
+		for i, r := range routes {
+			isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified() && isZeroMask(r.Dst.Mask)
+			if isDefault && r.LinkIndex > 0 && (best < 0 || r.Priority < routes[best].Priority) {
+				best = i
+			}
+		}
+		if best < 0 {
+			continue
+		}
+		if routes[best].MTU > 0 {
+			return routes[best].MTU
+		}
+		if link, err := p.host.LinkByIndex(routes[best].LinkIndex); err == nil && link.Attrs().MTU >= 1280 {
+			return min(link.Attrs().MTU, 65535)
+		}
+	}
+	return 1500
+}
+
+func isZeroMask(m net.IPMask) bool {
+	ones, _ := m.Size()
+	return ones == 0
+}
+
+// hashMAC is a locally administered unicast address made from a name.
+func hashMAC(name string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(name))
+	mac := net.HardwareAddr(sum[:6])
+	mac[0] = mac[0]&^1 | 2
+	return mac
+}
+
+// vethPrefix begins the names of the bridge's ports that are ours.
+func vethPrefix(bridge string) string {
+	sum := sha256.Sum256([]byte(bridge))
+	return "pv" + hex.EncodeToString(sum[:2])
+}
+
+// vethName is the host's end of owner's link.
+func vethName(bridge, owner string) string {
+	sum := sha256.Sum256([]byte(owner))
+	return vethPrefix(bridge) + hex.EncodeToString(sum[:5])[:9]
+}

@@ -1,0 +1,149 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// podLink is what link makes: a veth pair with one end on the bridge and the
+// other in the pod.
+type podLink struct {
+	ns       int // open namespace of the pod
+	ifName   string
+	veth     string
+	mac      net.HardwareAddr
+	mtu      int
+	addrs    []netip.Addr
+	gateways []netip.Addr // one per address
+}
+
+// connect makes the link. What it made is undone by deleting the host's end.
+func (p *Plugin) connect(l podLink, br *netlink.Bridge) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr = l.veth, l.mtu, hashMAC("port "+l.veth)
+	veth := &netlink.Veth{
+		LinkAttrs: attrs, PeerName: l.ifName, PeerHardwareAddr: l.mac,
+		PeerNamespace: netlink.NsFd(l.ns), PeerMTU: uint32(l.mtu), PeerTxQLen: -1,
+	}
+	if err := p.host.LinkAdd(veth); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("make link %s to %s: one of them exists already; delete the attachment first: %w", l.veth, l.ifName, err)
+		}
+		return fmt.Errorf("make link %s to %s: %w", l.veth, l.ifName, err)
+	}
+	if err := p.enslave(veth, br); err != nil {
+		return err
+	}
+	h, err := netlink.NewHandleAt(netns.NsHandle(l.ns), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open netlink in the pod: %w", err)
+	}
+	defer h.Close()
+	if err := l.configure(h); err != nil {
+		return fmt.Errorf("configure %s in the pod: %w", l.ifName, err)
+	}
+	if err := p.host.LinkSetUp(veth); err != nil {
+		return fmt.Errorf("bring up link %s: %w", l.veth, err)
+	}
+	return nil
+}
+
+// enslave makes the link a port of the bridge that cannot talk to other ports
+// without the host's routing.
+func (p *Plugin) enslave(link netlink.Link, br *netlink.Bridge) error {
+	if err := p.host.LinkSetMasterByIndex(link, br.Index); err != nil {
+		return fmt.Errorf("attach link %s to bridge %s: %w", link.Attrs().Name, br.Name, err)
+	}
+	if err := p.host.LinkSetIsolated(link, true); err != nil {
+		return fmt.Errorf("isolate port %s of bridge %s: %w", link.Attrs().Name, br.Name, err)
+	}
+	return nil
+}
+
+// configure gives the pod's end its addresses and routes.
+func (l podLink) configure(h *netlink.Handle) error {
+	link, err := h.LinkByName(l.ifName)
+	if err != nil {
+		return fmt.Errorf("find interface: %w", err)
+	}
+	for _, a := range l.addrs {
+		if err := l.addAddr(h, link, a); err != nil {
+			return err
+		}
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("bring it up: %w", err)
+	}
+	for _, gw := range l.gateways {
+		toGateway := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(gw), Scope: netlink.SCOPE_LINK}
+		if err := h.RouteReplace(toGateway); err != nil {
+			return fmt.Errorf("route to gateway %s: %w", gw, err)
+		}
+		if err := h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: defaultNet(gw), Gw: gw.AsSlice()}); err != nil {
+			return fmt.Errorf("default route by %s: %w", gw, err)
+		}
+	}
+	return nil
+}
+
+func (l podLink) addAddr(h *netlink.Handle, link netlink.Link, a netip.Addr) error {
+	addr := addrOf(netip.PrefixFrom(a, a.BitLen()))
+	err := h.AddrReplace(link, addr)
+	if err != nil && a.Is6() {
+		// The host's defaults may have turned IPv6 off in new namespaces.
+		err = inNetNS(l.ns, func() error {
+			return setSysctl(filepath.Join("net/ipv6/conf", l.ifName, "disable_ipv6"), "0")
+		})
+		if err == nil {
+			err = h.AddrReplace(link, addr)
+		}
+	}
+	if err == nil && a.Is6() { // before the kernel makes it: that one would wait a second for duplicates
+		err = h.AddrReplace(link, addrOf(netip.PrefixFrom(linkLocal(l.mac), 64)))
+	}
+	if err != nil {
+		return fmt.Errorf("give it address %s: %w", a, err)
+	}
+	return nil
+}
+
+func host(a netip.Addr) *net.IPNet { return ipNet(netip.PrefixFrom(a, a.BitLen())) }
+
+func defaultNet(a netip.Addr) *net.IPNet {
+	if a.Is4() {
+		return ipNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
+	}
+	return ipNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
+}
+
+// linkLocal is the address that the kernel makes from a hardware address.
+func linkLocal(mac net.HardwareAddr) netip.Addr {
+	return netip.AddrFrom16([16]byte{
+		0: 0xfe, 1: 0x80, 8: mac[0] ^ 2, 9: mac[1], 10: mac[2], 11: 0xff, 12: 0xfe, 13: mac[3], 14: mac[4], 15: mac[5],
+	})
+}
+
+// deleteLink removes a link by name; it waits until the kernel is done. It is
+// not an error if there is none.
+func deleteLink(h *netlink.Handle, name string) error {
+	link, err := h.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil
+	}
+	if err == nil {
+		err = h.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("delete link %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package bridge
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
+)
+
+// portsFree tries to bind each port in the host's namespace: a process that
+// listens there would lose its clients to the pod without a word.
+func (p *Plugin) portsFree(ports []hostPort) error {
+	if len(ports) == 0 {
+		return nil
+	}
+	return inNetNS(p.hostNS, func() error {
+		for _, port := range ports {
+			err := tryBind(port)
+			if errors.Is(err, unix.EADDRINUSE) {
+				return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("publish host port %s", port),
+					fmt.Sprintf("%s of this host listens there; stop it or choose another port", listener(port)))
+			}
+		}
+		return nil
+	})
+}
+
+// tryBind reports EADDRINUSE; other errors (an address that the host does not
+// have, no SCTP) say nothing about a listener.
+func tryBind(p hostPort) error {
+	kind, domain := unix.SOCK_STREAM, unix.AF_INET6
+	if p.Proto == unix.IPPROTO_UDP {
+		kind = unix.SOCK_DGRAM
+	}
+	var sa unix.Sockaddr = &unix.SockaddrInet6{Port: int(p.Host.Port()), Addr: p.Host.Addr().As16()}
+	if p.Host.Addr().Is4() {
+		domain, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(p.Host.Port()), Addr: p.Host.Addr().As4()}
+	}
+	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, int(p.Proto))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if domain == unix.AF_INET6 {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+			return err
+		}
+	}
+	if kind == unix.SOCK_STREAM { // connections that have ended do not count
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+	}
+	return unix.Bind(fd, sa)
+}
+
+// listener names the process that has the port, as well as that can be found out.
+func listener(p hostPort) string {
+	inodes := map[string]bool{}
+	for _, suffix := range []string{"", "6"} {
+		for _, inode := range socketInodes(protoName(p.Proto)+suffix, p.Host.Port()) {
+			inodes["socket:["+inode+"]"] = true
+		}
+	}
+	fds, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil || len(inodes) == 0 {
+		return "a process"
+	}
+	for _, fd := range fds {
+		target, err := os.Readlink(fd)
+		if err != nil || !inodes[target] {
+			continue
+		}
+		pid := strings.Split(fd, "/")[2]
+		comm, err := os.ReadFile("/proc/" + pid + "/comm")
+		if err != nil {
+			continue
+		}
+		return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
+	}
+	return "a process"
+}
+
+// socketInodes reads a table of /proc/net for sockets that are bound to the port and have no peer.
+func socketInodes(table string, port uint16) []string {
+	f, err := os.Open("/proc/thread-self/net/" + table)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	var inodes []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		cols := strings.Fields(lines.Text())
+		if len(cols) > 9 && strings.HasSuffix(cols[1], fmt.Sprintf(":%04X", port)) && strings.HasSuffix(cols[2], ":0000") {
+			inodes = append(inodes, cols[9])
+		}
+	}
+	return inodes
+}

@@ -1,0 +1,3 @@
+package network
+
+func fakePlugin() int { return 1 }
