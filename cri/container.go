@@ -1,0 +1,186 @@
+package cri
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
+)
+
+// maxSeconds is the longest time that a time.Duration can say.
+const maxSeconds = int64(1<<63-1) / int64(time.Second)
+
+// CreateContainer makes a container in a pod, not running yet.
+func (s *runtimeService) CreateContainer(ctx context.Context, r *criv1.CreateContainerRequest) (*criv1.CreateContainerResponse, error) {
+	if r.PodSandboxId == "" {
+		return nil, invalid("pod_sandbox_id", "is empty")
+	}
+	p, err := s.o.Pods.Pod(r.PodSandboxId)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSandboxConfig(r.SandboxConfig, &p.Config); err != nil {
+		return nil, err
+	}
+	cfg, err := containerConfig(r.Config, p.Config)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.TargetContainer != "" {
+		if err := s.checkTarget(cfg.TargetContainer, p.ID); err != nil {
+			return nil, err
+		}
+	}
+	relabel := slices.IndexFunc(r.Config.Mounts, (*criv1.Mount).GetSelinuxRelabel)
+	if err := s.host.settle(ctx, &cfg, p.Config.LogDirectory, relabel); err != nil {
+		return nil, err
+	}
+	id, err := s.o.Pods.CreateContainer(ctx, p.ID, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &criv1.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// checkSandboxConfig sees that the repeated configuration, if there, is of this pod. What counts is the one that made it.
+func checkSandboxConfig(c *criv1.PodSandboxConfig, p *pod.Config) error {
+	m := c.GetMetadata()
+	if m != nil && (m.Name != p.Name || m.Namespace != p.Namespace || m.Uid != p.UID) {
+		return invalid("sandbox_config.metadata", "is of pod %.80q in %.80q, but the sandbox is %s in %s", m.Name, m.Namespace, p.Name, p.Namespace)
+	}
+	return nil
+}
+
+func (s *runtimeService) checkTarget(id, podID string) error {
+	const field = "config.linux.security_context.namespace_options.target_id"
+	t, err := s.o.Pods.Container(id)
+	if err != nil {
+		return invalid(field, "%v", err)
+	}
+	if t.PodID != podID {
+		return invalid(field, "container %s is in another pod", t.ID)
+	}
+	return nil
+}
+
+// StartContainer starts a created container.
+func (s *runtimeService) StartContainer(ctx context.Context, r *criv1.StartContainerRequest) (*criv1.StartContainerResponse, error) {
+	if r.ContainerId == "" {
+		return nil, invalid("container_id", "is empty")
+	}
+	return &criv1.StartContainerResponse{}, s.o.Pods.StartContainer(ctx, r.ContainerId)
+}
+
+// StopContainer stops a container, by force after timeout seconds; nothing to do is no error.
+func (s *runtimeService) StopContainer(ctx context.Context, r *criv1.StopContainerRequest) (*criv1.StopContainerResponse, error) {
+	if r.ContainerId == "" {
+		return nil, invalid("container_id", "is empty")
+	}
+	grace, err := seconds("timeout", r.Timeout)
+	if err != nil {
+		return nil, err
+	}
+	return &criv1.StopContainerResponse{}, s.o.Pods.StopContainer(ctx, r.ContainerId, grace)
+}
+
+func seconds(field string, n int64) (time.Duration, error) {
+	if n < 0 {
+		return 0, invalid(field, "%d s is negative", n)
+	}
+	return time.Duration(min(n, maxSeconds)) * time.Second, nil
+}
+
+// RemoveContainer removes a container, by force if it runs; nothing to do is no error.
+func (s *runtimeService) RemoveContainer(ctx context.Context, r *criv1.RemoveContainerRequest) (*criv1.RemoveContainerResponse, error) {
+	if r.ContainerId == "" {
+		return nil, invalid("container_id", "is empty")
+	}
+	return &criv1.RemoveContainerResponse{}, s.o.Pods.RemoveContainer(ctx, r.ContainerId)
+}
+
+// ContainerStatus tells of one container.
+func (s *runtimeService) ContainerStatus(_ context.Context, r *criv1.ContainerStatusRequest) (*criv1.ContainerStatusResponse, error) {
+	if r.ContainerId == "" {
+		return nil, invalid("container_id", "is empty")
+	}
+	c, err := s.o.Pods.Container(r.ContainerId)
+	if err != nil {
+		return nil, err
+	}
+	out := &criv1.ContainerStatusResponse{Status: containerStatus(&c)}
+	if r.Verbose {
+		out.Info = containerInfo(&c)
+	}
+	return out, nil
+}
+
+// ListContainers lists the containers of the pods made over this API.
+func (s *runtimeService) ListContainers(_ context.Context, r *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
+	return &criv1.ListContainersResponse{Containers: s.listContainers(r.Filter)}, nil
+}
+
+// StreamContainers is ListContainers in parts.
+func (s *runtimeService) StreamContainers(r *criv1.StreamContainersRequest, out criv1.RuntimeService_StreamContainersServer) error {
+	return inParts(s.listContainers(r.Filter), func(part []*criv1.Container) error {
+		return out.Send(&criv1.StreamContainersResponse{Containers: part})
+	})
+}
+
+func (s *runtimeService) listContainers(f *criv1.ContainerFilter) []*criv1.Container {
+	var out []*criv1.Container
+	all := s.visibleContainers(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector())
+	for i := range all {
+		if f.GetState() == nil || f.State.State == containerState(&all[i]) {
+			out = append(out, containerItem(&all[i]))
+		}
+	}
+	return out
+}
+
+// visibleContainers are those of the visible pods whose ids begin so and whose labels match.
+func (s *runtimeService) visibleContainers(id, podID string, labels map[string]string) []pod.Container {
+	hidden := map[string]bool{}
+	for _, p := range s.o.Pods.Pods() {
+		if p.Config.Declared {
+			hidden[p.ID] = true
+		}
+	}
+	return slices.DeleteFunc(s.o.Pods.Containers(), func(c pod.Container) bool {
+		return hidden[c.PodID] || !strings.HasPrefix(c.ID, id) || !strings.HasPrefix(c.PodID, podID) || !labelsMatch(labels, c.Config.Labels)
+	})
+}
+
+// UpdateContainerResources changes a container's limits; zero leaves one as it is.
+func (s *runtimeService) UpdateContainerResources(ctx context.Context, r *criv1.UpdateContainerResourcesRequest) (*criv1.UpdateContainerResourcesResponse, error) {
+	switch {
+	case r.ContainerId == "":
+		return nil, invalid("container_id", "is empty")
+	case r.Windows != nil:
+		return nil, invalid("windows", "this host runs Linux containers only")
+	case r.Linux == nil:
+		return nil, invalid("linux", "is missing")
+	}
+	if err := checkMap("annotations", r.Annotations); err != nil {
+		return nil, err
+	}
+	res, err := resources(r.Linux)
+	if err != nil {
+		return nil, within("linux", err)
+	}
+	if r.Linux.OomScoreAdj == 0 {
+		res.OOMScoreAdj = nil // not asked for
+	}
+	return &criv1.UpdateContainerResourcesResponse{}, s.o.Pods.Update(ctx, r.ContainerId, res)
+}
+
+// ReopenContainerLog makes the log a new file, after the old one was moved away.
+func (s *runtimeService) ReopenContainerLog(ctx context.Context, r *criv1.ReopenContainerLogRequest) (*criv1.ReopenContainerLogResponse, error) {
+	if r.ContainerId == "" {
+		return nil, invalid("container_id", "is empty")
+	}
+	return &criv1.ReopenContainerLogResponse{}, s.o.Pods.ReopenLog(ctx, r.ContainerId)
+}

@@ -1,0 +1,228 @@
+package cri
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// containerConfig turns a request for a container of the pod p into one of
+// ours. It is a pure function: what only the host can tell (whether a path or
+// a profile is there) is settled by hostFacts.settle afterwards. Every field is
+// obeyed or refused by its name.
+func containerConfig(c *criv1.ContainerConfig, p pod.Config) (pod.ContainerConfig, error) {
+	if c == nil {
+		return pod.ContainerConfig{}, invalid("config", "is missing")
+	}
+	if c.Windows != nil {
+		return pod.ContainerConfig{}, invalid("config.windows", "this host runs Linux containers only")
+	}
+	cfg := pod.ContainerConfig{
+		Name: c.Metadata.GetName(), Attempt: c.Metadata.GetAttempt(),
+		Image: c.Image.GetImage(), ImageName: c.Image.GetUserSpecifiedImage(),
+		Command: c.Command, Args: c.Args, WorkingDir: c.WorkingDir, Labels: c.Labels, Annotations: c.Annotations,
+		LogPath: c.LogPath, Stdin: c.Stdin, StdinOnce: c.StdinOnce, Terminal: c.Tty,
+	}
+	for _, step := range []func() error{
+		func() error { return checkContainerNames(c) },
+		func() error { return containerProcess(&cfg, c) },
+		func() (err error) { cfg.Mounts, err = mounts(c.Mounts); return err },
+		func() (err error) { cfg.Devices, err = devices(c.Devices); return err },
+		func() (err error) {
+			cfg.Resources, err = resources(c.Linux.GetResources())
+			return within("linux.resources", err)
+		},
+		func() error { return within("linux.security_context", security(&cfg, c.Linux.GetSecurityContext(), p)) },
+	} {
+		if err := step(); err != nil {
+			return pod.ContainerConfig{}, within("config", err)
+		}
+	}
+	return cfg, nil
+}
+
+func checkContainerNames(c *criv1.ContainerConfig) error {
+	if c.Metadata == nil {
+		return invalid("metadata", "is missing")
+	}
+	if err := checkName("metadata.name", c.Metadata.Name); err != nil {
+		return err
+	}
+	if err := checkMap("labels", c.Labels); err != nil {
+		return err
+	}
+	if err := checkMap("annotations", c.Annotations); err != nil {
+		return err
+	}
+	if err := checkImage("image", c.Image); err != nil {
+		return err
+	}
+	if err := checkPath("log_path", c.LogPath); err != nil {
+		return err
+	}
+	if path.IsAbs(c.LogPath) || c.LogPath != "" && path.Clean(c.LogPath) == "." {
+		return invalid("log_path", "%q is not a path below the pod's log_directory", c.LogPath)
+	}
+	if len(c.CDIDevices) > 0 {
+		return invalid("CDI_devices", "CDI is not supported: give the device nodes in devices")
+	}
+	return nil
+}
+
+// checkImage wants a reference that could be one; the store knows the rest.
+func checkImage(field string, s *criv1.ImageSpec) error {
+	switch {
+	case s.GetImage() == "":
+		return invalid(field+".image", "is empty")
+	case len(s.Image) > maxPath || !matches(`^[!-~]+$`, s.Image):
+		return invalid(field+".image", "%.80q: printable characters without a space are allowed", s.Image)
+	}
+	return nil
+}
+
+func containerProcess(cfg *pod.ContainerConfig, c *criv1.ContainerConfig) error {
+	for name, words := range map[string][]string{"command": c.Command, "args": c.Args} {
+		if err := checkTexts(name, words); err != nil {
+			return err
+		}
+	}
+	if c.WorkingDir != "" {
+		if err := checkText("working_dir", c.WorkingDir); err != nil {
+			return err
+		}
+		if !path.IsAbs(c.WorkingDir) {
+			return invalid("working_dir", "%q is not an absolute path", c.WorkingDir)
+		}
+	}
+	for i, e := range c.Envs {
+		if e.GetKey() == "" || strings.ContainsAny(e.GetKey(), "=\x00") {
+			return invalid(fmt.Sprintf("envs[%d].key", i), "%.80q: it is not empty and has no '=' and no NUL", e.GetKey())
+		}
+		if err := checkText(fmt.Sprintf("envs[%d].key", i), e.Key); err != nil {
+			return err
+		}
+		if err := checkText(fmt.Sprintf("envs[%d].value", i), string(e.GetValue())); err != nil {
+			return err
+		}
+		cfg.Env = append(cfg.Env, pod.EnvVar{Name: e.Key, Value: string(e.GetValue())})
+	}
+	var err error
+	cfg.StopSignal, err = signalName(c.StopSignal)
+	return err
+}
+
+// signalName is "SIGTERM", "SIGRTMIN+3", or "" for the image's.
+func signalName(s criv1.Signal) (string, error) {
+	if s == criv1.Signal_SIGNAL_RUNTIME_DEFAULT {
+		return "", nil
+	}
+	name, ok := criv1.Signal_name[int32(s)]
+	if !ok {
+		return "", invalid("stop_signal", "%d is unknown", s)
+	}
+	return strings.NewReplacer("SIGNAL_", "", "MINPLUS", "MIN+", "MAXMINUS", "MAX-").Replace(name), nil
+}
+
+// signalValue is the way back; what it does not know is the default.
+func signalValue(name string) criv1.Signal {
+	name = strings.ToUpper(name)
+	if name == "" {
+		return criv1.Signal_SIGNAL_SIGTERM
+	}
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	name = strings.NewReplacer("MIN+", "MINPLUS", "MAX-", "MAXMINUS").Replace(name)
+	return criv1.Signal(criv1.Signal_value["SIGNAL_"+name])
+}
+
+func devices(all []*criv1.Device) ([]runtime.Device, error) {
+	var out []runtime.Device
+	for i, d := range all {
+		field := fmt.Sprintf("devices[%d]", i)
+		if err := checkAbs(field+".host_path", d.GetHostPath()); err != nil {
+			return nil, err
+		}
+		if err := checkAbs(field+".container_path", d.GetContainerPath()); err != nil {
+			return nil, err
+		}
+		perm := d.Permissions
+		if perm == "" {
+			perm = "rwm"
+		}
+		if !matches(`^[rwm]{1,3}$`, perm) {
+			return nil, invalid(field+".permissions", "%.80q: letters of rwm are allowed", perm)
+		}
+		out = append(out, runtime.Device{HostPath: d.HostPath, ContainerPath: d.ContainerPath, Permissions: perm})
+	}
+	return out, nil
+}
+
+// mounts translates mounts; idmapped mounts and images are refused.
+func mounts(all []*criv1.Mount) ([]runtime.Mount, error) {
+	var out []runtime.Mount
+	for i, m := range all {
+		mt, err := mount(m)
+		if err != nil {
+			return nil, within(fmt.Sprintf("mounts[%d]", i), err)
+		}
+		out = append(out, mt)
+	}
+	return out, nil
+}
+
+func mount(m *criv1.Mount) (runtime.Mount, error) {
+	if err := checkMount(m); err != nil {
+		return runtime.Mount{}, err
+	}
+	out := runtime.Mount{
+		Source: m.HostPath, Destination: path.Clean(m.ContainerPath), Type: "bind",
+		Readonly: m.Readonly, RecursiveRO: m.RecursiveReadOnly, Options: m.MountOptions,
+	}
+	switch m.Propagation {
+	case criv1.MountPropagation_PROPAGATION_PRIVATE:
+		out.Propagation = "rprivate"
+	case criv1.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		out.Propagation = "rslave"
+	case criv1.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		out.Propagation = "rshared"
+	default:
+		return runtime.Mount{}, invalid("propagation", "%d is unknown", m.Propagation)
+	}
+	if m.RecursiveReadOnly && (!m.Readonly || m.Propagation != criv1.MountPropagation_PROPAGATION_PRIVATE) {
+		return runtime.Mount{}, invalid("recursive_read_only", "needs readonly and propagation PRIVATE")
+	}
+	return out, nil
+}
+
+func checkMount(m *criv1.Mount) error {
+	if m.GetImage() != nil {
+		return invalid("image", "mounting an image is not supported: copy its content to a host path")
+	}
+	if m.GetImageSubPath() != "" {
+		return invalid("image_sub_path", "needs image")
+	}
+	if err := checkAbs("container_path", m.GetContainerPath()); err != nil {
+		return err
+	}
+	if path.Clean(m.ContainerPath) == "/" {
+		return invalid("container_path", "cannot be the root")
+	}
+	if err := checkAbs("host_path", m.GetHostPath()); err != nil {
+		return err
+	}
+	if len(m.UidMappings)+len(m.GidMappings) > 0 {
+		return invalid("uidMappings", "idmapped mounts are not supported: run the pod without a user namespace of its own")
+	}
+	for _, o := range m.MountOptions {
+		if o != "noexec" && o != "nodev" && o != "nosuid" {
+			return invalid("mount_options", "%.80q: noexec, nodev and nosuid are allowed", o)
+		}
+	}
+	return nil
+}

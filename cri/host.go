@@ -1,0 +1,178 @@
+package cri
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/pod"
+)
+
+// defaultAppArmor is the profile that runtime/default stands for.
+const defaultAppArmor = "pausa-default"
+
+// maxProfile bounds a seccomp profile; real ones have 10 to 20 kB.
+const maxProfile = 1 << 20
+
+// hostFacts is what a container's request is checked against on this host.
+type hostFacts struct {
+	appArmorProfiles string // file that lists the loaded profiles; it is missing where AppArmor is not on
+	selinux          bool
+}
+
+func readHostFacts() hostFacts {
+	_, err := os.Stat("/sys/fs/selinux/enforce")
+	return hostFacts{appArmorProfiles: "/sys/kernel/security/apparmor/profiles", selinux: err == nil}
+}
+
+// settle does what needs the host: it follows the symlinks of mount sources and
+// reads profiles. A path on a dead network mount may hang for ever, so it gives
+// up with ctx and names what it waited for.
+func (h hostFacts) settle(ctx context.Context, cfg *pod.ContainerConfig, logDir string, relabel int) error {
+	type answer struct {
+		cfg pod.ContainerConfig
+		err error
+	}
+	done := make(chan answer, 1)
+	own := *cfg
+	own.Mounts = append(own.Mounts[:0:0], cfg.Mounts...)
+	go func() {
+		err := h.settleNow(&own, logDir, relabel)
+		done <- answer{own, err}
+	}()
+	select {
+	case a := <-done:
+		*cfg = a.cfg
+		return a.err
+	case <-ctx.Done():
+		return fmt.Errorf("look at the mounts and profiles of container %s on the host: %w", cfg.Name, ctx.Err())
+	}
+}
+
+func (h hostFacts) settleNow(cfg *pod.ContainerConfig, logDir string, relabel int) error {
+	for i := range cfg.Mounts {
+		m := &cfg.Mounts[i]
+		source, err := filepath.EvalSymlinks(m.Source)
+		if err != nil {
+			return invalid(fmt.Sprintf("config.mounts[%d].host_path", i), "%v: create it first", err)
+		}
+		m.Source = source
+	}
+	for i, d := range cfg.Devices {
+		st, err := os.Stat(d.HostPath)
+		if err != nil {
+			return invalid(fmt.Sprintf("config.devices[%d].host_path", i), "%v", err)
+		}
+		if st.Mode()&os.ModeDevice == 0 {
+			return invalid(fmt.Sprintf("config.devices[%d].host_path", i), "%s is not a device", d.HostPath)
+		}
+	}
+	if relabel >= 0 && h.selinux {
+		return invalid(fmt.Sprintf("config.mounts[%d].selinux_relabel", relabel), "relabelling is not supported: label the path on the host")
+	}
+	if !h.selinux {
+		cfg.Security.SELinuxLabel = "" // nothing enforces it here, and the kernel would refuse it
+	}
+	if err := h.settleAppArmor(cfg); err != nil {
+		return err
+	}
+	if err := settleSeccomp(cfg); err != nil {
+		return err
+	}
+	return checkLogPath(logDir, cfg.LogPath)
+}
+
+// settleAppArmor turns the request into a loaded profile's name, or "" for none.
+func (h hostFacts) settleAppArmor(cfg *pod.ContainerConfig) error {
+	const field = "config.linux.security_context.apparmor"
+	want := cfg.Security.AppArmor
+	if want == "" {
+		return nil
+	}
+	f, err := os.Open(h.appArmorProfiles)
+	switch {
+	case want == unconfined && err != nil, want == runtimeDefault && errors.Is(err, os.ErrNotExist):
+		cfg.Security.AppArmor = "" // the default of a host without AppArmor is none
+		return nil
+	case errors.Is(err, os.ErrNotExist):
+		return invalid(field, "%s: AppArmor is not enabled on this host", want)
+	case err != nil:
+		return fmt.Errorf("list AppArmor profiles: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	name := strings.TrimPrefix(want, localhost)
+	switch want {
+	case unconfined:
+		cfg.Security.AppArmor = unconfined
+		return nil
+	case runtimeDefault:
+		name = defaultAppArmor
+	}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if loaded, _, _ := strings.Cut(lines.Text(), " ("); loaded == name {
+			cfg.Security.AppArmor = name
+			return nil
+		}
+	}
+	return invalid(field, "profile %s is not loaded: load it with apparmor_parser", name)
+}
+
+// settleSeccomp reads a profile of the host's into the request.
+func settleSeccomp(cfg *pod.ContainerConfig) error {
+	const field = "config.linux.security_context.seccomp.localhost_ref"
+	name, ok := strings.CutPrefix(cfg.Security.Seccomp, localhost)
+	if !ok {
+		return nil
+	}
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hang us
+	if err != nil {
+		return invalid(field, "%v", err)
+	}
+	defer func() { _ = f.Close() }()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return invalid(field, "%s is not a regular file", name)
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("read seccomp profile %s: %w", name, err)
+	case len(raw) > maxProfile:
+		return invalid(field, "%s has more than %d bytes", name, maxProfile)
+	case !json.Valid(raw):
+		return invalid(field, "%s is not JSON", name)
+	}
+	cfg.Security.SeccompProfile = raw
+	return nil
+}
+
+// checkLogPath refuses a log that would be written through a symlink below the
+// pod's log directory; the keeper's own open refuses it again.
+func checkLogPath(dir, rel string) error {
+	if dir == "" || rel == "" {
+		return nil
+	}
+	p := dir
+	for part := range strings.SplitSeq(filepath.Clean(rel), "/") {
+		p = filepath.Join(p, part)
+		st, err := os.Lstat(p)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return invalid("config.log_path", "%v", err)
+		}
+		if st.Mode()&os.ModeSymlink != 0 {
+			return invalid("config.log_path", "%s is a symlink", p)
+		}
+	}
+	return nil
+}

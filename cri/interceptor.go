@@ -1,0 +1,71 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// unary wraps every call: panics become errors, errors get codes, and what changes something is logged.
+func (s *Server) unary(ctx context.Context, req any, i *grpc.UnaryServerInfo, h grpc.UnaryHandler) (resp any, err error) {
+	began := time.Now()
+	defer func() {
+		err = s.finish(ctx, i.FullMethod, req, began, recover(), err)
+	}()
+	return h(ctx, req)
+}
+
+// streaming is unary for streams.
+func (s *Server) streaming(srv any, ss grpc.ServerStream, i *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+	began := time.Now()
+	defer func() {
+		err = s.finish(ss.Context(), i.FullMethod, nil, began, recover(), err)
+	}()
+	return h(srv, ss)
+}
+
+func (s *Server) finish(ctx context.Context, method string, req any, began time.Time, panicked any, err error) error {
+	method = path.Base(method)
+	if panicked != nil {
+		s.log.Error("call panicked", "method", method, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+		return status.Errorf(codes.Internal, "%s: internal error: %v (the daemon's log has the stack)", method, panicked)
+	}
+	err = statusErr(err)
+	if !mutates(method) || !s.log.Enabled(ctx, slog.LevelDebug) {
+		return err
+	}
+	attrs := append(subject(req), "method", method, "ms", float64(time.Since(began).Microseconds())/1000)
+	if err != nil {
+		attrs = append(attrs, "error", err)
+	}
+	s.log.DebugContext(ctx, "call", attrs...)
+	return err
+}
+
+// mutates says whether a method changes something, by how the API names what only looks.
+func mutates(method string) bool {
+	looks := []string{"List", "Stream", "Get", "Version", "Status", "Info", "Logs"}
+	return !slices.ContainsFunc(looks, func(p string) bool { return strings.HasPrefix(method, p) }) &&
+		!strings.HasSuffix(method, "Status") && !strings.HasSuffix(method, "Stats") && !strings.HasSuffix(method, "Info") && method != "RuntimeConfig"
+}
+
+// subject names what a request is about.
+func subject(req any) []any {
+	var out []any
+	if r, ok := req.(interface{ GetPodSandboxId() string }); ok {
+		out = append(out, "pod", r.GetPodSandboxId())
+	}
+	if r, ok := req.(interface{ GetContainerId() string }); ok {
+		out = append(out, "container", r.GetContainerId())
+	}
+	return out
+}

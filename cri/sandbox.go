@@ -1,0 +1,148 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
+)
+
+// RunPodSandbox makes a pod. A duplicate of a request that is being served joins it.
+func (s *runtimeService) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
+	if !slices.ContainsFunc(s.o.Handlers, func(h Handler) bool { return h.Name == r.RuntimeHandler }) {
+		return nil, invalid("runtime_handler", "%.80q is not configured", r.RuntimeHandler)
+	}
+	cfg, err := podConfig(r.Config, r.RuntimeHandler)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.o.Pods.Run(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &criv1.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+// StopPodSandbox ends a pod's containers and network; nothing to do is no error.
+func (s *runtimeService) StopPodSandbox(ctx context.Context, r *criv1.StopPodSandboxRequest) (*criv1.StopPodSandboxResponse, error) {
+	if r.PodSandboxId == "" {
+		return nil, invalid("pod_sandbox_id", "is empty")
+	}
+	return &criv1.StopPodSandboxResponse{}, s.o.Pods.Stop(ctx, r.PodSandboxId)
+}
+
+// RemovePodSandbox removes a pod and all that belongs to it; nothing to do is no error.
+func (s *runtimeService) RemovePodSandbox(ctx context.Context, r *criv1.RemovePodSandboxRequest) (*criv1.RemovePodSandboxResponse, error) {
+	if r.PodSandboxId == "" {
+		return nil, invalid("pod_sandbox_id", "is empty")
+	}
+	return &criv1.RemovePodSandboxResponse{}, s.o.Pods.Remove(ctx, r.PodSandboxId)
+}
+
+// PodSandboxStatus tells of one pod and its containers.
+func (s *runtimeService) PodSandboxStatus(_ context.Context, r *criv1.PodSandboxStatusRequest) (*criv1.PodSandboxStatusResponse, error) {
+	if r.PodSandboxId == "" {
+		return nil, invalid("pod_sandbox_id", "is empty")
+	}
+	p, err := s.o.Pods.Pod(r.PodSandboxId)
+	if err != nil {
+		return nil, err
+	}
+	out := &criv1.PodSandboxStatusResponse{
+		Timestamp: time.Now().UnixNano(), Status: podStatus(&p), ContainersStatuses: s.containersOf(p.ID),
+	}
+	if r.Verbose {
+		out.Info = podInfo(&p)
+	}
+	return out, nil
+}
+
+// containersOf are the statuses of a pod's containers.
+func (s *runtimeService) containersOf(podID string) []*criv1.ContainerStatus {
+	var out []*criv1.ContainerStatus
+	all := s.o.Pods.Containers()
+	for i := range all {
+		if all[i].PodID == podID {
+			out = append(out, containerStatus(&all[i]))
+		}
+	}
+	return out
+}
+
+// ListPodSandbox lists the pods made over this API.
+func (s *runtimeService) ListPodSandbox(_ context.Context, r *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
+	return &criv1.ListPodSandboxResponse{Items: s.listPods(r.Filter)}, nil
+}
+
+// StreamPodSandboxes is ListPodSandbox in parts.
+func (s *runtimeService) StreamPodSandboxes(r *criv1.StreamPodSandboxesRequest, out criv1.RuntimeService_StreamPodSandboxesServer) error {
+	return inParts(s.listPods(r.Filter), func(part []*criv1.PodSandbox) error {
+		return out.Send(&criv1.StreamPodSandboxesResponse{PodSandboxes: part})
+	})
+}
+
+// visible are the pods that the runtime API shows. Declared pods are not among
+// them: a kubelet on the same socket removes every pod that it did not ask for.
+func (s *runtimeService) visible() []pod.Pod {
+	return slices.DeleteFunc(s.o.Pods.Pods(), func(p pod.Pod) bool { return p.Config.Declared })
+}
+
+func (s *runtimeService) listPods(f *criv1.PodSandboxFilter) []*criv1.PodSandbox {
+	var out []*criv1.PodSandbox
+	pods := s.visible()
+	for i := range pods {
+		p := &pods[i]
+		if strings.HasPrefix(p.ID, f.GetId()) && (f.GetState() == nil || f.State.State == podState(p)) && labelsMatch(f.GetLabelSelector(), p.Config.Labels) {
+			out = append(out, podItem(p))
+		}
+	}
+	return out
+}
+
+func labelsMatch(want, have map[string]string) bool {
+	for k, v := range want {
+		if got, ok := have[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// partSize bounds the items of one message of a streamed list.
+const partSize = 256
+
+// inParts sends items in messages of at most partSize; an empty list is one empty message.
+func inParts[T any](items []T, send func([]T) error) error {
+	for {
+		n := min(partSize, len(items))
+		if err := send(items[:n:n]); err != nil {
+			return fmt.Errorf("send list: %w", err)
+		}
+		if items = items[n:]; len(items) == 0 {
+			return nil
+		}
+	}
+}
+
+// UpdatePodSandboxResources checks the new sums of a pod's resources. The pod's
+// own limits are those of the cgroup that its caller made and keeps.
+func (s *runtimeService) UpdatePodSandboxResources(_ context.Context, r *criv1.UpdatePodSandboxResourcesRequest) (*criv1.UpdatePodSandboxResourcesResponse, error) {
+	for name, res := range map[string]*criv1.LinuxContainerResources{"overhead": r.Overhead, "resources": r.Resources} {
+		if _, err := resources(res); err != nil {
+			return nil, within(name, err)
+		}
+	}
+	p, err := s.o.Pods.Pod(r.PodSandboxId)
+	if err != nil {
+		return nil, err
+	}
+	if !p.Ready {
+		return nil, fmt.Errorf("pod %s is not ready: %w", p.ID, pod.ErrState)
+	}
+	return &criv1.UpdatePodSandboxResourcesResponse{}, nil
+}

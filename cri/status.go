@@ -1,0 +1,101 @@
+package cri
+
+import (
+	"context"
+	"fmt"
+	goruntime "runtime"
+
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// apiVersion is what a kubelet wants to hear as the version of the runtime API.
+const apiVersion = "0.1.0"
+
+// Version names the runtime.
+func (s *runtimeService) Version(context.Context, *criv1.VersionRequest) (*criv1.VersionResponse, error) {
+	version := s.o.Version
+	if version == "" {
+		version = "unknown" // a kubelet refuses an empty one
+	}
+	return &criv1.VersionResponse{Version: apiVersion, RuntimeName: "pausa", RuntimeVersion: version, RuntimeApiVersion: "v1"}, nil
+}
+
+// Status says whether pods and their network can be made now.
+func (s *runtimeService) Status(ctx context.Context, r *criv1.StatusRequest) (*criv1.StatusResponse, error) {
+	out := &criv1.StatusResponse{
+		Status: &criv1.RuntimeStatus{Conditions: []*criv1.RuntimeCondition{
+			condition(criv1.RuntimeReady, "KeeperNotReady", s.o.Pods.RuntimeStatus(ctx)),
+			condition(criv1.NetworkReady, "NetworkPluginNotReady", s.o.Pods.NetworkStatus(ctx)),
+		}},
+		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
+	}
+	for _, h := range s.o.Handlers {
+		out.RuntimeHandlers = append(out.RuntimeHandlers, &criv1.RuntimeHandler{
+			Name:     h.Name,
+			Features: &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces},
+		})
+	}
+	if r.Verbose {
+		own := Info{}
+		if s.o.Info != nil {
+			var err error
+			if own, err = s.o.Info(ctx); err != nil {
+				return nil, fmt.Errorf("tell of the daemon: %w", err)
+			}
+		}
+		out.Info = info(struct {
+			Info
+			Version    string `json:"version"`
+			Pods       int    `json:"pods"`
+			Containers int    `json:"containers"`
+			Goroutines int    `json:"goroutines"`
+		}{own, s.o.Version, len(s.o.Pods.Pods()), len(s.o.Pods.Containers()), goruntime.NumGoroutine()})
+	}
+	return out, nil
+}
+
+func condition(name, reason string, err error) *criv1.RuntimeCondition {
+	if err == nil {
+		return &criv1.RuntimeCondition{Type: name, Status: true}
+	}
+	return &criv1.RuntimeCondition{Type: name, Reason: reason, Message: err.Error()}
+}
+
+// RuntimeConfig tells which cgroup driver a kubelet must use.
+func (s *runtimeService) RuntimeConfig(context.Context, *criv1.RuntimeConfigRequest) (*criv1.RuntimeConfigResponse, error) {
+	driver := criv1.CgroupDriver_CGROUPFS
+	if s.o.CgroupDriver == "systemd" {
+		driver = criv1.CgroupDriver_SYSTEMD
+	}
+	return &criv1.RuntimeConfigResponse{Linux: &criv1.LinuxRuntimeConfiguration{CgroupDriver: driver}}, nil
+}
+
+// UpdateRuntimeConfig takes the node's range of pod addresses.
+func (s *runtimeService) UpdateRuntimeConfig(_ context.Context, r *criv1.UpdateRuntimeConfigRequest) (*criv1.UpdateRuntimeConfigResponse, error) {
+	cidr := r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr()
+	if cidr == "" {
+		return &criv1.UpdateRuntimeConfigResponse{}, nil
+	}
+	if err := s.o.Pods.SetPodCIDR(cidr); err != nil {
+		return nil, fmt.Errorf("set pod CIDR %q: %w", cidr, err)
+	}
+	return &criv1.UpdateRuntimeConfigResponse{}, nil
+}
+
+// noCheckpoint is why no checkpoint is made; it says what to do instead.
+const noCheckpoint = "checkpoints need CRIU, which this build does not drive: stop the container and start it again"
+
+// CheckpointContainer is not implemented.
+func (s *runtimeService) CheckpointContainer(context.Context, *criv1.CheckpointContainerRequest) (*criv1.CheckpointContainerResponse, error) {
+	return nil, fmt.Errorf("checkpoint container: %w: %s", errUnimplemented, noCheckpoint)
+}
+
+// CheckpointPod is not implemented.
+func (s *runtimeService) CheckpointPod(context.Context, *criv1.CheckpointPodRequest) (*criv1.CheckpointPodResponse, error) {
+	return nil, fmt.Errorf("checkpoint pod: %w: %s", errUnimplemented, noCheckpoint)
+}
+
+// RestorePod is not implemented.
+func (s *runtimeService) RestorePod(context.Context, *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
+	return nil, fmt.Errorf("restore pod: %w: %s", errUnimplemented, noCheckpoint)
+}
