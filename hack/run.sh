@@ -45,7 +45,10 @@ start_host() {
   setsid unshare --net --mount --pid --uts --fork --kill-child --mount-proc --propagation private \
     bash "$here/hack/run.sh" --init "$dir" </dev/null >"$dir/init.log" 2>&1 &
   echo $! >"$dir/unshare.pid"
-  for _ in $(seq 100); do [ -e "$dir/ready" ] && break || sleep 0.05; done
+  for _ in $(seq 100); do
+    if [ -e "$dir/ready" ]; then break; fi
+    sleep 0.05
+  done
   [ -e "$dir/ready" ] || die "the host did not come up: $(cat "$dir/init.log")"
   pid=$(cat "/proc/$(cat "$dir/unshare.pid")/task/$(cat "$dir/unshare.pid")/children")
   pid=${pid// /}
@@ -67,7 +70,8 @@ stop_host() {
     [ -d "$group" ] || continue
     for _ in $(seq 100); do
       find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
-      [ -d "$group" ] && sleep 0.05 || break
+      [ -d "$group" ] || break
+      sleep 0.05
     done
   done
   rm -rf "$d"
@@ -81,7 +85,7 @@ facts() {
     shopt -s nullglob
     for p in /proc/[0-9]*; do
       p=${p#/proc/}; read -r -a s 2>/dev/null <"/proc/$p/stat" || continue
-      [ "$p" = 1 ] || [ "$p" = $$ ] || [ "${s[3]}" = 1 ] && [ "${s[1]}" = "(sleep)" ] || [ "${s[3]}" = $$ ] || echo "process ${s[1]}"
+      case $p:${s[1]}:${s[3]} in 1:* | $$:* | *:$$ | *"(sleep):1") ;; *) echo "process ${s[1]}" ;; esac
     done
     cut -d" " -f5 /proc/self/mountinfo | sed "s/^/mount /"
     ip -o addr | awk "{ print \"address\", \$2, \$4 }" | grep -v " fe80:" || true
@@ -104,12 +108,12 @@ ready_json() { pausa get deployments -o json | grep -Eq '"readyReplicas": ?2'; }
 
 # both_answer NAME CMD...: repeats CMD until both pods have answered.
 both_answer() {
-  local who=$1 end=$((SECONDS + 20)) answers=
+  local who=$1 end=$((SECONDS + 20)) line answers=
   shift
   while [ $SECONDS -lt $end ]; do
     answers=$(printf '%s\n%s\n' "$answers" "$("$@" 2>/dev/null || true)" | sed '/^$/d' | sort -u)
     if [ "$(wc -l <<<"$answers")" -ge 2 ]; then
-      sed "s/^/from $who: /" <<<"$answers"
+      while read -r line; do echo "from $who: $line"; done <<<"$answers"
       return
     fi
   done

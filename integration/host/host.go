@@ -1,5 +1,5 @@
-// Package host makes Linux hosts to test in: network, mount, PID and UTS
-// namespaces of their own, with a /run of their own, a temporary state folder
+// Package host makes Linux hosts to test in: network, mount, PID, UTS and
+// IPC namespaces of their own, with a /run of their own, a temporary state folder
 // and an own parent cgroup. Everything in a host ends with it; nothing in it
 // reaches the machine's own network.
 package host
@@ -78,7 +78,7 @@ func (h *Host) startInit() error {
 	cmd.Env = append(os.Environ(), "PAUSA_HOST_NAME="+h.Name)
 	cmd.Stdin, cmd.Stderr = stdin, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS,
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 		Setsid:     true,
 	}
 	ready, err := cmd.StdoutPipe()
@@ -106,7 +106,7 @@ func (h *Host) Path(inside string) string {
 // Command is a command inside the host; paths among its arguments must be absolute.
 // A cancelled ctx ends only the helper that waits for it; the host's end ends the command.
 func (h *Host) Command(ctx context.Context, args ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(h.Pid()), "--net", "--mount", "--pid", "--uts", "--"}
+	enter := []string{"--target", strconv.Itoa(h.Pid()), "--net", "--mount", "--pid", "--uts", "--ipc", "--"}
 	cmd := exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
