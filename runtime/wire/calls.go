@@ -21,6 +21,8 @@ const (
 	ContainerResize = "container.resize" // Resize → none
 	LogReopen       = "log.reopen"       // ID → none
 	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
+	// CloseInput is said on the connection of an attach: the input has ended.
+	CloseInput = "close-input"
 )
 
 // ID names one pod or container.

@@ -1,0 +1,163 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// adopt takes over what an earlier keeper of this run directory has left. A
+// record that cannot be understood is set aside and named in the log.
+func (k *Keeper) adopt() {
+	entries, _ := os.ReadDir(filepath.Join(k.dir, "pods"))
+	for _, e := range entries {
+		id, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok {
+			continue
+		}
+		if err := k.adoptPod(id); err != nil {
+			k.log.Error("adopt pod", "pod", id, "err", err)
+		}
+	}
+	entries, _ = os.ReadDir(filepath.Join(k.dir, "containers"))
+	for _, e := range entries {
+		if err := k.adoptContainer(e.Name()); err != nil {
+			k.log.Error("adopt container", "container", e.Name(), "err", err)
+		}
+	}
+}
+
+func (k *Keeper) adoptPod(id string) error {
+	p := &pod{done: make(chan struct{})}
+	if err := readRecord(k.podRecord(id), &p.state); err != nil {
+		return err
+	}
+	k.pods[id] = p
+	proc, err := openProcess(p.state.Pid, p.state.StartTime)
+	if err != nil {
+		p.state.Exited = true
+		close(p.done)
+		return nil //nolint:nilerr // it has ended meanwhile
+	}
+	p.proc = proc
+	go k.watchPod(p)
+	return nil
+}
+
+func (k *Keeper) adoptContainer(id string) error {
+	var r record
+	path := filepath.Join(k.dir, "containers", id)
+	if err := readRecord(filepath.Join(path, "container.json"), &r); err != nil {
+		if errors.Is(err, os.ErrNotExist) { // the keeper ended while it made the folder
+			return os.RemoveAll(path)
+		}
+		return err
+	}
+	c := k.newContainer(id, r.State)
+	c.request, c.process = r.Spec, r.Process
+	k.containers[id] = c
+	var exit runtime.Exit
+	if err := readRecord(c.file("exit.json"), &exit); err == nil {
+		return k.adoptEnded(c, exit)
+	}
+	log, err := openLog(c.request.LogPath)
+	if err != nil { // the container must not stop for it
+		k.log.Error("open log of adopted container", "container", id, "err", err)
+		log = &logFile{path: c.request.LogPath}
+	}
+	c.io = newStdio(c.dir, log, &k.scratch)
+	if c.state.Pid == 0 {
+		return k.parkAgain(c)
+	}
+	return k.adoptRunning(c)
+}
+
+// adoptEnded knows the exit; what may be left is the cgroup.
+func (k *Keeper) adoptEnded(c *container, exit runtime.Exit) error {
+	c.state.Status, c.state.Exit = runtime.Exited, &exit
+	c.io = newStdio(c.dir, &logFile{}, &k.scratch)
+	close(c.parked)
+	close(c.done)
+	close(c.cleaned)
+	lc, err := libcontainer.Load(k.lcRoot(), c.id)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return lc.Destroy()
+}
+
+// parkAgain starts an init anew: the earlier keeper ended before it had one.
+func (k *Keeper) parkAgain(c *container) error {
+	if lc, err := libcontainer.Load(k.lcRoot(), c.id); err == nil {
+		_ = lc.Signal(unix.SIGKILL)
+		if err := lc.Destroy(); err != nil {
+			k.log.Error("destroy half-made container", "container", c.id, "err", err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(k.lcRoot(), c.id)); err != nil {
+		return fmt.Errorf("remove half-made container: %w", err)
+	}
+	go k.park(c)
+	return nil
+}
+
+func (k *Keeper) adoptRunning(c *container) error {
+	lc, err := libcontainer.Load(k.lcRoot(), c.id)
+	if err != nil {
+		k.log.Error("load adopted container; exec and update will not work", "container", c.id, "err", err)
+	} else if state, err := lc.State(); err == nil {
+		c.lc, c.cgroups = lc, state.CgroupPaths
+	}
+	c.openAdopted()
+	close(c.parked)
+	c.io.start()
+	c.proc, err = openProcess(c.state.Pid, c.state.StartTime)
+	if err != nil {
+		c.proc = &process{pid: c.state.Pid}
+	}
+	go k.watch(c)
+	if c.state.Status == runtime.Running {
+		go k.releaseAgain(c)
+	}
+	return nil
+}
+
+// releaseAgain lets an init go that the earlier keeper had called running, but
+// was killed before it could release it. Opening the fifo is the release.
+func (k *Keeper) releaseAgain(c *container) {
+	f, err := os.OpenFile(filepath.Join(k.lcRoot(), c.id, "exec.fifo"), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return // the usual case: it was released long ago
+	}
+	defer f.Close()
+	_ = f.SetReadDeadline(time.Now().Add(killPatience))
+	if _, err := f.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = os.Remove(f.Name())
+	}
+}
+
+// openAdopted opens the FIFOs again. A terminal's master has died with the earlier keeper.
+func (c *container) openAdopted() {
+	if c.process != nil && c.process.Terminal {
+		return
+	}
+	for _, name := range []string{"stdout", "stderr"} {
+		_ = c.io.openPump(name)
+	}
+	if c.request.Stdin {
+		if _, err := os.Stat(c.io.path("stdin")); err == nil {
+			_ = c.io.openStdin()
+		}
+	}
+}

@@ -1,0 +1,87 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// LaunchOptions say which keeper to start.
+type LaunchOptions struct {
+	Binary  string // path of pausa-keeper
+	RunDir  string
+	LogFile string // "" throws the keeper's log away
+	Log     *slog.Logger
+}
+
+// Launch connects to the keeper of RunDir, and starts it when none answers. The
+// keeper is in a session of its own and outlives the caller.
+func Launch(ctx context.Context, o LaunchOptions) (*Client, error) {
+	client, err := Connect(ctx, SocketPath(o.RunDir))
+	if err == nil || !errors.Is(err, ErrKeeperGone) {
+		return client, err
+	}
+	if err := start(ctx, o); err != nil {
+		return nil, fmt.Errorf("start keeper: %w", err)
+	}
+	if o.Log != nil {
+		o.Log.Info("started keeper", "binary", o.Binary, "run", o.RunDir)
+	}
+	return Connect(ctx, SocketPath(o.RunDir))
+}
+
+func start(ctx context.Context, o LaunchOptions) error {
+	if st, err := os.Stat(o.Binary); err != nil || st.Mode()&0o111 == 0 {
+		return fmt.Errorf("%s is not a program: build it with `make build`, or name another one: %w", o.Binary, errors.Join(err, unix.EACCES))
+	}
+	if err := os.MkdirAll(o.RunDir, 0o700); err != nil {
+		return fmt.Errorf("make run directory: %w", err)
+	}
+	ready, theirs, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("make ready pipe: %w", err)
+	}
+	defer ready.Close()
+	args := []string{"-run", o.RunDir, "-ready-fd", "3"}
+	if o.LogFile != "" {
+		args = append(args, "-log", o.LogFile)
+	}
+	cmd := exec.Command(o.Binary, args...)
+	cmd.Dir = "/"
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	err = cmd.Start()
+	_ = theirs.Close()
+	if err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // it must not stay a zombie if it ends before us
+	return readReady(ctx, ready)
+}
+
+// readReady waits for "ok"; anything else is the keeper's error.
+func readReady(ctx context.Context, ready *os.File) error {
+	stop := context.AfterFunc(ctx, func() { _ = ready.Close() })
+	defer stop()
+	said, err := io.ReadAll(ready)
+	switch text := strings.TrimSpace(string(said)); {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return err
+	case text == "ok":
+		return nil
+	case text == "":
+		return errors.New("it ended before it was ready")
+	default:
+		return errors.New(text)
+	}
+}

@@ -1,0 +1,51 @@
+package runtime
+
+import (
+	"errors"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/pausa-run/pausa/runtime/wire"
+)
+
+// UpdateRequest is what Client.Update sends.
+type UpdateRequest struct {
+	ID        string                `json:"id"`
+	Resources *specs.LinuxResources `json:"resources"`
+}
+
+// ExecRequest is what Client.Exec sends; the files of Streams come beside it.
+type ExecRequest struct {
+	ExecSpec
+	Streams wire.Streams `json:"streams"`
+}
+
+// AttachRequest is what Client.Attach sends; the writing ends of pipes for
+// stdout and stderr come beside it, the input comes back.
+type AttachRequest struct {
+	ID      string       `json:"id"`
+	Streams wire.Streams `json:"streams"`
+}
+
+func kinds() map[string]error {
+	return map[string]error{"not found": ErrNotFound, "exists": ErrExists, "state": ErrState}
+}
+
+// ErrorKind names the sentinel that err wraps, for the wire; "" when it is none.
+func ErrorKind(err error) string {
+	for kind, sentinel := range kinds() {
+		if errors.Is(err, sentinel) {
+			return kind
+		}
+	}
+	return ""
+}
+
+// remoteError is an error as the keeper said it.
+type remoteError struct {
+	text     string
+	sentinel error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.sentinel }
