@@ -67,6 +67,10 @@ func (c call) claim() (attachment, error) {
 	}
 	for _, r := range sortedRanges(c.conf.Ranges) {
 		addr, err := c.store.allocate(r, c.owner)
+		if errors.Is(err, errFull) { // some may be held by links that are being deleted
+			c.Drain()
+			addr, err = c.store.allocate(r, c.owner)
+		}
 		if err != nil {
 			return a, err
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -79,11 +78,11 @@ func ParseConf(data []byte) (*Conf, error) {
 }
 
 func (c *Conf) check() error {
-	if ok := regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]*$`).MatchString(c.Name); !ok {
+	if !plainName(c.Name, 200) {
 		return fmt.Errorf("network name %q: want letters, digits, '_', '.' and '-'", c.Name)
 	}
-	if ok := regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_\-]{0,14}$`).MatchString(c.Bridge); !ok {
-		return fmt.Errorf("bridge %q: want a letter and at most 14 letters, digits, '_' and '-'", c.Bridge)
+	if !plainName(c.Bridge, 15) {
+		return fmt.Errorf("bridge %q: want at most 15 letters, digits, '_', '.' and '-'", c.Bridge)
 	}
 	if c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
 		return fmt.Errorf("mtu %d: want 0 or 1280 to 65535", c.MTU)
@@ -128,4 +127,16 @@ func gateway(r netip.Prefix) netip.Prefix {
 // isBroadcast tells whether a is the last address of an IPv4 range.
 func isBroadcast(r netip.Prefix, a netip.Addr) bool {
 	return a.Is4() && !r.Contains(a.Next())
+}
+
+// plainName tells whether s is a letter or digit and then letters, digits, '_', '.'
+// and '-', at most limit of them: safe as a part of a path and of a rule.
+func plainName(s string, limit int) bool {
+	for i, r := range s {
+		alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		if !alnum && (i == 0 || r != '_' && r != '.' && r != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= limit
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netlink"
@@ -91,41 +92,46 @@ func (c call) retireUnrecorded() (known bool, err error) {
 	return true, c.store.removePorts(c.owner, ports)
 }
 
-// reaper deletes links in the background: the kernel takes 10 to 30 ms for one.
+// linger is how long deletions are gathered: the kernel takes 10 to 30 ms for one
+// link and 10 ms for looking through all connections, and by then most links have
+// gone with their pod's namespace.
+const linger = 250 * time.Millisecond
+
+// reaper deletes links in the background.
 type reaper struct {
-	running sync.WaitGroup
-	mu      sync.Mutex // guards queue and busy
-	queue   map[reapKey][]string
-	busy    bool
-	one     sync.Mutex // held while links are deleted
+	mu    sync.Mutex // guards what follows
+	queue map[reapKey][]string
+	hurry chan struct{} // closed to end the linger
+	done  chan struct{} // closed when the goroutine ends; nil when there is none
+	one   sync.Mutex    // held while links are deleted
 }
 
 type reapKey struct{ dir, bridge string }
 
 // reapLater queues the owner; one goroutine works through the queue.
 func (p *Plugin) reapLater(s *store, bridge, owner string) {
-	p.reaper.mu.Lock()
-	defer p.reaper.mu.Unlock()
-	if p.reaper.queue == nil {
-		p.reaper.queue = map[reapKey][]string{}
+	r := &p.reaper
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.queue == nil {
+		r.queue = map[reapKey][]string{}
 	}
 	key := reapKey{s.dir, bridge}
-	p.reaper.queue[key] = append(p.reaper.queue[key], owner)
-	if p.reaper.busy {
-		return
+	r.queue[key] = append(r.queue[key], owner)
+	if r.done == nil {
+		r.done, r.hurry = make(chan struct{}), make(chan struct{})
+		go p.reapQueue(r.hurry)
 	}
-	p.reaper.busy = true
-	p.reaper.running.Go(p.reapQueue)
 }
 
-func (p *Plugin) reapQueue() {
+func (p *Plugin) reapQueue(hurry <-chan struct{}) {
 	for {
-		p.reaper.mu.Lock()
-		work := p.reaper.queue
-		p.reaper.queue = nil
-		p.reaper.busy = len(work) > 0
-		p.reaper.mu.Unlock()
-		if len(work) == 0 {
+		select {
+		case <-hurry:
+		case <-time.After(linger):
+		}
+		work := p.reaper.take()
+		if work == nil {
 			return
 		}
 		for key, owners := range work {
@@ -133,6 +139,37 @@ func (p *Plugin) reapQueue() {
 				p.log.Error("delete links; the next collection tries again", "owners", owners, "error", err)
 			}
 		}
+	}
+}
+
+// take empties the queue; with nothing in it the goroutine is over.
+func (r *reaper) take() map[reapKey][]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	work := r.queue
+	r.queue = nil
+	if work == nil {
+		close(r.done)
+		r.done = nil
+	}
+	return work
+}
+
+// Drain waits until the deletions begun so far are done.
+func (p *Plugin) Drain() {
+	r := &p.reaper
+	r.mu.Lock()
+	done := r.done
+	if done != nil {
+		select {
+		case <-r.hurry:
+		default:
+			close(r.hurry)
+		}
+	}
+	r.mu.Unlock()
+	if done != nil {
+		<-done
 	}
 }
 

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -83,9 +82,6 @@ func (p *Plugin) open() (err error) {
 	p.nft, err = nft.Open()
 	return err
 }
-
-// Drain waits until the deletions begun so far are done.
-func (p *Plugin) Drain() { p.reaper.running.Wait() }
 
 // Close waits for deletions and closes the connections. Networks and pods stay.
 func (p *Plugin) Close() error {
@@ -191,10 +187,10 @@ func prepare(r Request) (*Conf, error) {
 }
 
 func checkIDs(r Request) error {
-	if ok := regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,199}$`).MatchString(r.ContainerID); !ok {
+	if !plainName(r.ContainerID, 200) {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_CONTAINERID", fmt.Sprintf("%q: want letters, digits, '_', '.' and '-'", r.ContainerID))
 	}
-	if ok := regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,14}$`).MatchString(r.IfName); !ok {
+	if !plainName(r.IfName, 15) {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME", fmt.Sprintf("%q: want at most 15 letters, digits, '_', '.' and '-'", r.IfName))
 	}
 	if r.NetNS == "" && r.Command != "DEL" {
