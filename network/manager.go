@@ -215,3 +215,9 @@ func (m *Manager) lock(id string) (unlock func()) {
 		}
 	}
 }
+
+// Spoofed counts the packets of pods that came from an address that is not theirs, and were
+// dropped: of the built-in network, since its rules were written last.
+func (m *Manager) Spoofed() (packets uint64, err error) {
+	return m.plugin.Spoofed(m.opts.Bridge)
+}

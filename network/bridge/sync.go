@@ -171,3 +171,7 @@ func usable(r netip.Prefix) int {
 	}
 	return n
 }
+
+// Spoofed counts the packets dropped on a bridge because they came from an address that is not
+// their pod's, since the rules were written last.
+func (p *Plugin) Spoofed(bridge string) (packets uint64, err error) { return p.guard.drops(bridge) }
