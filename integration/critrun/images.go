@@ -243,7 +243,7 @@ func programs(paths map[string]string) (image.Layer, error) {
 
 // unpack unpacks a package and those named after it ("nginx-common").
 func unpack(packages, name, to string) error {
-	debs, err := filepath.Glob(filepath.Join(packages, name+"[_-]*.deb"))
+	debs, err := filepath.Glob(filepath.Join(packages, name+"[_\\-]*.deb"))
 	if err != nil || len(debs) == 0 {
 		return fmt.Errorf("unpack package %s: %w", name, errors.Join(err, fs.ErrNotExist))
 	}

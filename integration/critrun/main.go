@@ -31,13 +31,13 @@ func main() {
 	serve := flag.String("registry", "", "serve the images from the packages in `folder` (what the host's registry runs)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	var err error
 	if *serve != "" {
 		err = serveRegistry(*serve)
 	} else {
 		err = run(ctx, *bin, *log, *focus)
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "critrun:", err)
 		os.Exit(1)

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// payload marks the containers' own processes: they are not the runtime's.
+const payload = "cribench-payload"
+
+// memory is the proportional share (PSS) of the daemon and its helpers, in MB (10^6 bytes).
+type memory struct {
+	Empty  float64 `json:"empty"`
+	Full   float64 `json:"full"`
+	PerPod float64 `json:"perPod"`
+}
+
+// settledPSS waits a little for garbage to be collected and then sums up the
+// runtime's processes; 0 without a daemon to look at.
+func (b *bench) settledPSS() (float64, error) {
+	if b.o.daemon == 0 {
+		return 0, nil
+	}
+	time.Sleep(3 * time.Second)
+	helpers, err := regexp.Compile(b.o.helpers)
+	if err != nil {
+		return 0, fmt.Errorf("read -helpers: %w", err)
+	}
+	home, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", b.o.daemon))
+	if err != nil {
+		return 0, fmt.Errorf("look at the daemon: %w", err)
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return 0, fmt.Errorf("list processes: %w", err)
+	}
+	total := 0.0
+	for _, d := range dirs {
+		comm, _ := os.ReadFile(d + "/comm")
+		cmdline, _ := os.ReadFile(d + "/cmdline")
+		mounts, _ := os.Readlink(d + "/ns/mnt")
+		own := filepath.Base(d) == strconv.Itoa(b.o.daemon)
+		// Another runtime's helpers live in another mount namespace.
+		helper := helpers.MatchString(strings.TrimSpace(string(comm))) && mounts == home
+		if own || helper && !strings.Contains(string(cmdline), payload) {
+			total += pss(d)
+		}
+	}
+	return total, nil
+}
+
+// pss is a process's share in MB; 0 when it is gone meanwhile.
+func pss(dir string) float64 {
+	raw, _ := os.ReadFile(dir + "/smaps_rollup")
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "Pss:" {
+			kb, _ := strconv.ParseFloat(f[1], 64)
+			return kb * 1024 / 1e6
+		}
+	}
+	return 0
+}
