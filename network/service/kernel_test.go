@@ -1,0 +1,384 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// TestMain runs the tests in a network namespace of their own, which is the
+// host of the tests with real packets.
+func TestMain(m *testing.M) {
+	const inside = "PAUSA_TEST_NETNS"
+	if os.Getenv(inside) != "" || os.Geteuid() != 0 {
+		os.Exit(m.Run())
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS}
+	if err := cmd.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "tests in a network namespace:", err)
+		os.Exit(1)
+	}
+}
+
+// place is a network namespace with real sockets: a pod or another host.
+type place struct {
+	t    testing.TB
+	ns   netns.NsHandle // None: the host, in which the test itself runs
+	addr map[int]string // by family
+}
+
+// in runs f on a thread in the namespace.
+func (p *place) in(f func()) {
+	if p.ns == netns.None() {
+		f()
+		return
+	}
+	done := make(chan error)
+	go func() {
+		// The thread is thrown away with its namespace.
+		goruntime.LockOSThread()
+		err := netns.Set(p.ns)
+		if err == nil {
+			f()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func run(t testing.TB, line string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-ec", line).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	return string(out)
+}
+
+// world is a host with a bridge and pods behind it, and another host.
+type world struct {
+	host, other *place
+	pods        []*place
+}
+
+const podCount = 4
+
+// newWorld builds it: pods have /32 and /128 addresses and send all by the host.
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for network namespaces")
+	}
+	if _, err := exec.LookPath("ip"); err != nil {
+		t.Skip("needs the ip program to build a network")
+	}
+	run(t, `ip link set lo up
+echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
+# A forwarded pod-to-pod packet causes a redirect, which uses up the rate of ICMP errors.
+echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects; echo 0 >/proc/sys/net/ipv4/conf/default/send_redirects
+echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
+for f in iptables ip6tables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$f; done 2>/dev/null || true
+ip link add br0 type bridge; ip link set br0 up
+ip addr add 10.1.0.1/24 dev br0; ip -6 addr add fd01::1/64 dev br0 nodad`)
+	w := &world{host: &place{t: t, ns: netns.None(), addr: map[int]string{4: "192.168.0.1", 6: "fd00::1"}}}
+	for i := range podCount {
+		p := newPlace(t, fmt.Sprintf("pod%d", i), "br0")
+		p.addr = map[int]string{4: fmt.Sprintf("10.1.0.%d", 11+i), 6: fmt.Sprintf("fd01::%d", 11+i)}
+		p.configure(`ip addr add ` + p.addr[4] + `/32 dev eth0; ip -6 addr add ` + p.addr[6] + `/128 dev eth0 nodad
+ip route add 10.1.0.1 dev eth0; ip route add default via 10.1.0.1
+ip -6 route add fd01::1 dev eth0; ip -6 route add default via fd01::1`)
+		w.pods = append(w.pods, p)
+	}
+	w.other = newPlace(t, "other", "")
+	w.other.addr = map[int]string{4: "192.168.0.2", 6: "fd00::2"}
+	w.other.configure(`ip addr add 192.168.0.2/24 dev eth0; ip -6 addr add fd00::2/64 dev eth0 nodad
+ip route add default via 192.168.0.1; ip -6 route add default via fd00::1`)
+	run(t, `ip addr add 192.168.0.1/24 dev other; ip -6 addr add fd00::1/64 dev other nodad; ip link set other up
+ip route add 192.0.2.0/24 via 192.168.0.2; ip -6 route add 2001:db8::/32 via fd00::2`)
+	t.Cleanup(func() { run(t, `ip link del br0; nft flush ruleset`) })
+	return w
+}
+
+// newPlace makes a namespace with eth0, whose other end is dev on the host.
+func newPlace(t testing.TB, dev, bridge string) *place {
+	t.Helper()
+	ready, done := make(chan error), make(chan struct{})
+	p := &place{t: t}
+	go func() {
+		goruntime.LockOSThread()
+		ns, err := netns.New()
+		p.ns = ns
+		ready <- err
+		<-done
+	}()
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	close(done)
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns))
+	run(t, `ip link add `+dev+` type veth peer name eth0 netns `+path+`; ip link set `+dev+` up`)
+	if bridge != "" {
+		run(t, `ip link set `+dev+` master `+bridge)
+	}
+	t.Cleanup(func() {
+		_ = exec.Command("ip", "link", "del", dev).Run()
+		_ = p.ns.Close()
+	})
+	return p
+}
+
+func (p *place) configure(script string) {
+	p.t.Helper()
+	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns))
+	file := filepath.Join(p.t.TempDir(), "script")
+	if err := os.WriteFile(file, []byte("ip link set lo up; ip link set eth0 up\n"+script), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	run(p.t, `nsenter --net=`+path+` sh -e `+file)
+}
+
+// serve answers TCP and UDP on a port of the place with "name client-address".
+func (p *place) serve(name string, port int) {
+	p.t.Helper()
+	p.in(func() {
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		pc, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		p.t.Cleanup(func() { _ = ln.Close(); _ = pc.Close() })
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write([]byte(name + " " + addrOf(c.RemoteAddr())))
+				_ = c.Close()
+			}
+		}()
+		go func() {
+			buf := make([]byte, 1500)
+			for {
+				_, from, err := pc.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = pc.WriteTo([]byte(name+" "+addrOf(from)), from)
+			}
+		}()
+	})
+}
+
+func addrOf(a net.Addr) string {
+	return netip.MustParseAddrPort(a.String()).Addr().Unmap().String()
+}
+
+// ask sends a request from the place; the answer is "name client-address".
+func (p *place) ask(network, to string) (answer string, err error) {
+	p.in(func() { answer, err = ask(network, to) })
+	return answer, err
+}
+
+func ask(network, to string) (string, error) {
+	c, err := net.DialTimeout(network, to, 3*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		return "", err
+	}
+	if network == "udp" {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return "", err
+		}
+	}
+	buf := make([]byte, 100)
+	n, err := c.Read(buf)
+	return string(buf[:n]), err
+}
+
+func openTable(t testing.TB, opts Options) *Table {
+	t.Helper()
+	opts.ServiceCIDRs, opts.Log = testCIDRs, quiet()
+	tab, err := Open(context.Background(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tab.Remove(context.Background()); err != nil && !closed(tab) {
+			t.Error(err)
+		}
+		if err := tab.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tab
+}
+
+// closed tells that a test has closed the table already.
+func closed(tab *Table) bool {
+	_, err := tab.rules.Chains()
+	return err != nil
+}
+
+// podService leads to pods on port 8080.
+func podService(w *world, pods ...int) Service {
+	var eps []string
+	for _, i := range pods {
+		eps = append(eps, w.pods[i].addr[4]+":8080", "["+w.pods[i].addr[6]+"]:8080")
+	}
+	return web(append([]string{}, eps...)...)
+}
+
+// servePods makes every pod answer on port 8080.
+func (w *world) servePods() {
+	for i, p := range w.pods {
+		p.serve(fmt.Sprintf("pod%d", i), 8080)
+	}
+}
+
+func TestPackets(t *testing.T) {
+	w := newWorld(t)
+	tab := openTable(t, Options{RouteDev: "br0"})
+	w.servePods()
+	mustSync(t, tab, podService(w, 0))
+	ports := map[string][2]string{"tcp": {"80", "30080"}, "udp": {"53", "30053"}}
+	clients := []struct {
+		name string
+		from *place
+	}{{"pod", w.pods[1]}, {"hairpin", w.pods[0]}, {"host", w.host}, {"other host", w.other}}
+	for family, frontends := range map[int][2]string{4: {"10.96.0.1", "192.0.2.7"}, 6: {"fd96::1", "2001:db8::7"}} {
+		for network, port := range ports {
+			for kind, to := range map[string]string{
+				"cluster IP":  net.JoinHostPort(frontends[0], port[0]),
+				"external IP": net.JoinHostPort(frontends[1], port[0]),
+				"node port":   net.JoinHostPort(w.host.addr[family], port[1]),
+				"bridge":      net.JoinHostPort(map[int]string{4: "10.1.0.1", 6: "fd01::1"}[family], port[1]),
+			} {
+				for _, c := range clients {
+					name := fmt.Sprintf("IPv%d %s %s from %s", family, network, kind, c.name)
+					t.Run(name, func(t *testing.T) {
+						got, err := c.from.ask(network, to)
+						if err != nil {
+							t.Fatal(err)
+						}
+						pod, client, _ := strings.Cut(got, " ")
+						if pod != "pod0" {
+							t.Errorf("answer from %s", pod)
+						}
+						if want := clientSeen(c.name, kind, family, c.from); !slices.Contains(want, client) {
+							t.Errorf("the pod saw %s, want one of %v", client, want)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// clientSeen is which client addresses are right: the real one but for a pod
+// that gets itself.
+func clientSeen(client, kind string, family int, from *place) []string {
+	bridge := map[int]string{4: "10.1.0.1", 6: "fd01::1"}[family]
+	switch {
+	case client == "hairpin":
+		return []string{bridge}
+	case client == "host" && kind == "cluster IP":
+		return []string{bridge}
+	case client == "host":
+		return []string{bridge, from.addr[family]}
+	}
+	return []string{from.addr[family]}
+}
+
+func TestRejects(t *testing.T) {
+	w := newWorld(t)
+	tab := openTable(t, Options{RouteDev: "br0"})
+	none := Service{
+		Namespace: "default", Name: "none", ClusterIPs: addrs("10.96.0.2", "fd96::2"),
+		Ports: []Port{{Protocol: "TCP", Port: 80, NodePort: 30081}, {Protocol: "UDP", Port: 53, NodePort: 30081}},
+	}
+	mustSync(t, tab, podService(w, 0), none)
+	refused := func(from *place, network, to string) {
+		t.Helper()
+		start := time.Now()
+		got, err := from.ask(network, to)
+		// A datagram of the host itself is refused by the send, as EPERM.
+		own := from == w.host && network == "udp" && errors.Is(err, unix.EPERM)
+		if !errors.Is(err, unix.ECONNREFUSED) && !own {
+			t.Errorf("%s %s: %q, %v after %v; want refused", network, to, got, err, time.Since(start))
+		}
+	}
+	for _, from := range []*place{w.pods[1], w.host, w.other} {
+		for _, ip := range []string{"10.96.0.2", "[fd96::2]"} {
+			refused(from, "tcp", ip+":80")
+			refused(from, "udp", ip+":53")
+		}
+		for _, ip := range []string{"10.96.0.1", "[fd96::1]"} {
+			refused(from, "tcp", ip+":81")
+			refused(from, "udp", ip+":81")
+		}
+		refused(from, "tcp", "192.168.0.1:30081")
+		refused(from, "udp", "[fd00::1]:30081")
+	}
+	// Nobody's address: not a word. A full-length wait would be slow.
+	w.pods[1].in(func() {
+		c, err := net.DialTimeout("tcp", "10.96.77.77:80", 200*time.Millisecond)
+		if err == nil {
+			_ = c.Close()
+		}
+		var netErr net.Error
+		if !errors.As(err, &netErr) || !netErr.Timeout() {
+			t.Errorf("unallocated address: %v, want a time-out", err)
+		}
+	})
+}
+
+// lastingUDP opens a socket in the place and returns a function that asks once.
+func lastingUDP(t *testing.T, from *place, to string) func() (string, error) {
+	var c net.Conn
+	from.in(func() {
+		var err error
+		if c, err = net.Dial("udp", to); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { _ = c.Close() })
+	return func() (string, error) {
+		if err := c.SetDeadline(time.Now().Add(3 * time.Second)); err != nil {
+			return "", err
+		}
+		if _, err := c.Write([]byte("x")); err != nil {
+			return "", err
+		}
+		buf := make([]byte, 100)
+		n, err := c.Read(buf)
+		return string(buf[:n]), err
+	}
+}
