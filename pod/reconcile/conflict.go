@@ -1,0 +1,164 @@
+package reconcile
+
+import (
+	"net/netip"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/manifest"
+)
+
+// checkTogether refuses what is right alone and wrong beside the other objects:
+// names twice, namespaces that are not there, host ports that are taken.
+func (e *Engine) checkTogether(plans []*plan) {
+	byRef := map[manifest.Ref]*plan{}
+	for _, p := range plans {
+		if first := byRef[p.Ref]; first != nil {
+			p.refuse(pod.ErrInvalid, "%s is declared twice in one request, first at %s", p.Ref, first.Source)
+			continue
+		}
+		byRef[p.Ref] = p
+	}
+	for _, p := range plans {
+		if p.Err == nil && p.Namespace != "" && p.Namespace != defaultNamespace {
+			e.checkNamespace(p, byRef)
+		}
+	}
+	e.checkHostPorts(plans, byRef)
+}
+
+func (e *Engine) checkNamespace(p *plan, byRef map[manifest.Ref]*plan) {
+	ref := manifest.Ref{Kind: manifest.KindNamespace, Name: p.Namespace}
+	if byRef[ref] != nil {
+		return
+	}
+	o, ok := e.objects.get(ref)
+	switch {
+	case !ok:
+		p.refuse(pod.ErrNotFound, "%s: namespace %s does not exist; apply a Namespace of that name first or in the same file", p.Ref, p.Namespace)
+	case o.Meta().DeletionTimestamp != nil:
+		p.refuse(pod.ErrState, "%s: namespace %s is being deleted", p.Ref, p.Namespace)
+	}
+}
+
+// hostPort is a claim of one object.
+type hostPort struct {
+	owner manifest.Ref
+	ip    string
+	port  int32
+	proto corev1.Protocol
+}
+
+func (h hostPort) clashes(o hostPort) bool {
+	if h.port != o.port || h.proto != o.proto {
+		return false
+	}
+	a, b := hostAddr(h.ip), hostAddr(o.ip)
+	return a == b || !a.IsValid() || !b.IsValid()
+}
+
+// hostAddr is the address of a host port; not valid is every address.
+func hostAddr(ip string) netip.Addr {
+	a, err := netip.ParseAddr(ip)
+	if err != nil || a.IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// hostPorts are the claims of an object; pods of a Deployment claim in its name.
+func hostPorts(o manifest.Object) (claims []hostPort, replicas int32) {
+	var s *corev1.PodSpec
+	replicas = 1
+	switch v := o.Value().(type) {
+	case *corev1.Pod:
+		if len(v.OwnerReferences) > 0 || terminal(v) {
+			return nil, 0
+		}
+		s = &v.Spec
+	case *appsv1.Deployment:
+		s, replicas = &v.Spec.Template.Spec, *v.Spec.Replicas
+	case *corev1.Service:
+		for _, p := range v.Spec.Ports {
+			if p.NodePort != 0 {
+				claims = append(claims, hostPort{o.Ref(), "", p.NodePort, p.Protocol})
+			}
+		}
+		return claims, 1
+	default:
+		return nil, 0
+	}
+	for i := range s.Containers {
+		for _, p := range s.Containers[i].Ports {
+			if p.HostPort != 0 {
+				claims = append(claims, hostPort{o.Ref(), p.HostIP, p.HostPort, p.Protocol})
+			}
+		}
+	}
+	return claims, replicas
+}
+
+// checkHostPorts refuses a host port that another object, stored or planned,
+// has; node ports among themselves are the allocator's business.
+func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
+	var taken []hostPort
+	for _, o := range e.objects.list("", "") {
+		if byRef[o.Ref()] == nil {
+			claims, _ := hostPorts(o)
+			taken = append(taken, claims...)
+		}
+	}
+	for _, p := range plans {
+		if p.Err != nil {
+			continue
+		}
+		claims, replicas := hostPorts(p.object)
+		for _, c := range claims {
+			if replicas > 1 {
+				p.refuse(pod.ErrInvalid, "%s: %d replicas cannot all have host port %d; use a Service of type NodePort or one replica", p.Ref, replicas, c.port)
+			}
+			for _, t := range taken {
+				if c.clashes(t) && !(t.owner.Kind == manifest.KindService && p.Kind == manifest.KindService) {
+					p.refuse(pod.ErrExists, "%s: host port %d/%s is taken by %s; use another port, or delete that first", p.Ref, c.port, c.proto, t.owner)
+				}
+			}
+		}
+		taken = append(taken, claims...)
+	}
+}
+
+// allocateAll gives planned Services their addresses, those that name theirs first.
+func (e *Engine) allocateAll(plans []*plan) {
+	for _, named := range []bool{true, false} {
+		for _, p := range plans {
+			s, ok := p.object.Value().(*corev1.Service)
+			if !ok || p.Err != nil || p.Outcome == Unchanged || (s.Spec.ClusterIP != "") != named {
+				continue
+			}
+			e.opts.Alloc.Release(s.Namespace + "/" + s.Name)
+			if err := e.allocate(s); err != nil {
+				p.refuse(pod.ErrExists, "%s: %v", p.Ref, err)
+			}
+		}
+	}
+}
+
+// reallocate takes the allocator back to what the stored Services have.
+func (e *Engine) reallocate(plans []*plan) {
+	for _, p := range plans {
+		if p.Kind == manifest.KindService {
+			e.opts.Alloc.Release(p.Namespace + "/" + p.Name)
+		}
+	}
+	for _, p := range plans {
+		o, ok := e.objects.get(p.Ref)
+		if !ok || p.Kind != manifest.KindService {
+			continue
+		}
+		if err := e.reserve(o.Value().(*corev1.Service)); err != nil {
+			e.log.Error("reserve the addresses of a stored service again", "service", p.Ref.String(), "error", err)
+		}
+	}
+}

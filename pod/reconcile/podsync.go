@@ -1,0 +1,354 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/manifest"
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// syncPod does the next steps for one pod name, and says when to look again even
+// if nothing happens; 0 is never.
+func (e *Engine) syncPod(ctx context.Context, ref manifest.Ref) (time.Duration, error) {
+	o, declared := e.objects.get(ref)
+	var own, strangers []*box
+	for _, b := range e.pods.of(ref) {
+		if declared && b.Config.UID == string(o.Meta().UID) {
+			own = append(own, b)
+		} else {
+			strangers = append(strangers, b)
+		}
+	}
+	// The pod was deleted or re-created with another uid: the former one ends first.
+	if err := e.endStrangers(ctx, strangers); err != nil || !declared {
+		return 0, err
+	}
+	p := o.Value().(*corev1.Pod)
+	switch {
+	case p.DeletionTimestamp != nil:
+		return 0, e.endPod(ctx, o, own)
+	case terminal(p):
+		return 0, e.stopBoxes(ctx, own)
+	}
+	s := &podSync{e: e, object: o, pod: p, now: e.clock.Now()}
+	return s.run(ctx, own)
+}
+
+func terminal(p *corev1.Pod) bool {
+	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+}
+
+// podSync is one pass over a pod that should run.
+type podSync struct {
+	e      *Engine
+	object manifest.Object
+	pod    *corev1.Pod
+	now    time.Time
+	box    *box
+
+	mu    sync.Mutex // guards what follows: containers are worked on side by side
+	again time.Duration
+	errs  []error
+}
+
+// later asks for another pass after d, or sooner if somebody else asked for that.
+func (s *podSync) later(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d > 0 && (s.again == 0 || d < s.again) {
+		s.again = d
+	}
+}
+
+func (s *podSync) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.errs = append(s.errs, err)
+}
+
+func (s *podSync) run(ctx context.Context, boxes []*box) (time.Duration, error) {
+	if err := s.sandbox(ctx, boxes); err != nil || s.box == nil {
+		return s.again, err
+	}
+	if err := s.e.volumes.refresh(s.pod, s.e.lookup); err != nil {
+		s.fail(err) // running containers keep what they have
+	}
+	if s.initialized(ctx) {
+		var wg sync.WaitGroup
+		for i := range s.pod.Spec.Containers {
+			wg.Go(func() { s.container(ctx, &s.pod.Spec.Containers[i]) })
+		}
+		wg.Wait()
+	}
+	if len(s.errs) == 0 {
+		s.fail(s.finish(ctx))
+	}
+	return s.again, errors.Join(s.errs...)
+}
+
+// sandbox finds the ready sandbox or makes one; s.box stays nil while that must wait.
+func (s *podSync) sandbox(ctx context.Context, boxes []*box) error {
+	uid := s.pod.UID
+	if len(boxes) > 0 && boxes[0].Ready && boxes[0].Problem == "" {
+		s.box = boxes[0]
+		return s.e.removeBoxes(ctx, boxes[1:])
+	}
+	if err := s.e.stopBoxes(ctx, boxes); err != nil {
+		return err
+	}
+	if wait := s.e.notes.get(uid, sandboxNote).until.Sub(s.now); wait > 0 {
+		s.later(wait)
+		return nil
+	}
+	cfg, err := s.e.sandboxConfig(s.pod, nextBox(boxes))
+	reason := reasonSandbox
+	if err == nil {
+		if err = s.e.volumes.prepare(s.pod, s.e.lookup); err != nil {
+			reason = reasonVolume
+		}
+	}
+	if err == nil {
+		err = s.startBox(ctx, cfg)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			s.later(s.e.notes.failed(uid, sandboxNote, reason, err.Error(), s.now))
+		}
+		return err
+	}
+	s.e.notes.clear(uid, sandboxNote)
+	return s.e.removeBoxes(ctx, boxes)
+}
+
+func (s *podSync) startBox(ctx context.Context, cfg pod.Config) error {
+	if err := s.e.acquire(ctx); err != nil {
+		return err
+	}
+	defer s.e.release()
+	id, err := s.e.pods.Run(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	for _, b := range s.e.pods.of(s.object.Ref()) {
+		if b.ID == id {
+			s.box = b
+			return nil
+		}
+	}
+	return fmt.Errorf("run pod %s: its sandbox %s is gone again", s.object.Ref(), id)
+}
+
+func nextBox(boxes []*box) uint32 {
+	if len(boxes) == 0 {
+		return 0
+	}
+	return boxes[0].Config.Attempt + 1
+}
+
+func (e *Engine) acquire(ctx context.Context) error {
+	select {
+	case e.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (e *Engine) release() { <-e.slots }
+
+// initialized runs the init containers, one after the other, and says whether all
+// have succeeded in this sandbox.
+func (s *podSync) initialized(ctx context.Context) bool {
+	for i := range s.pod.Spec.Containers {
+		if _, ok := s.box.last(s.pod.Spec.Containers[i].Name); ok {
+			return true
+		}
+	}
+	for i := range s.pod.Spec.InitContainers {
+		c := &s.pod.Spec.InitContainers[i]
+		last, ok := s.box.last(c.Name)
+		if ok && last.Status == runtime.Exited && last.Exit != nil && last.Exit.Code == 0 {
+			continue
+		}
+		s.container(ctx, c)
+		return false // its exit wakes us
+	}
+	return true
+}
+
+// container does what one container needs now.
+func (s *podSync) container(ctx context.Context, c *corev1.Container) {
+	last, ok := s.box.last(c.Name)
+	switch {
+	case !ok:
+		s.start(ctx, c)
+	case last.Status == runtime.Created:
+		s.release(ctx, c, last.ID)
+	case last.Status == runtime.Running && last.Config.ImageName == c.Image:
+		s.e.notes.clear(s.pod.UID, c.Name)
+	case last.Status == runtime.Running:
+		// The image was changed: this container alone is restarted, in the same pod.
+		if err := s.e.pods.StopContainer(ctx, last.ID, graceOf(s.pod)); err != nil {
+			s.fail(err)
+			return
+		}
+		s.start(ctx, c)
+	case last.Config.ImageName != c.Image:
+		s.start(ctx, c)
+	case s.restarts(c.Name, last):
+		if wait := s.e.notes.restart(s.pod.UID, last, s.now); wait > 0 {
+			s.later(wait)
+			return
+		}
+		s.start(ctx, c)
+	}
+}
+
+// restarts says whether the policy wants an exited container to run again.
+func (s *podSync) restarts(name string, c pod.Container) bool {
+	policy := s.pod.Spec.RestartPolicy
+	if policy == corev1.RestartPolicyAlways && s.isInit(name) {
+		policy = corev1.RestartPolicyOnFailure
+	}
+	switch policy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return c.Exit == nil || c.Exit.Code != 0
+	}
+	return true
+}
+
+func (s *podSync) isInit(name string) bool {
+	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+}
+
+// start makes and starts the next attempt of a container, unless a failed try asks for patience.
+func (s *podSync) start(ctx context.Context, c *corev1.Container) {
+	n := s.e.notes.get(s.pod.UID, c.Name)
+	if wait := n.until.Sub(s.now); wait > 0 && n.reason != reasonCrashLoop {
+		if n.reason == reasonPull {
+			s.e.notes.change(s.pod.UID, c.Name, func(v *note) { v.reason = reasonPullBackoff })
+		}
+		s.later(wait)
+		return
+	}
+	if err := s.e.acquire(ctx); err != nil {
+		return
+	}
+	id, err := s.create(ctx, c)
+	s.e.release()
+	if err != nil {
+		s.refuse(ctx, c, err)
+		return
+	}
+	s.release(ctx, c, id)
+}
+
+// refuse notes why a container could not be made and when to try again.
+func (s *podSync) refuse(ctx context.Context, c *corev1.Container, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	w := &waiting{reasonCreate, err}
+	errors.As(err, &w)
+	wait := s.e.notes.failed(s.pod.UID, c.Name, w.reason, w.err.Error(), s.e.clock.Now())
+	s.e.log.Warn("container does not start", "pod", s.object.Ref().String(), "container", c.Name, "reason", w.reason, "error", w.err, "retry in", wait)
+	s.later(wait)
+}
+
+// release starts a container that has been made.
+func (s *podSync) release(ctx context.Context, c *corev1.Container, id string) {
+	if err := s.e.acquire(ctx); err != nil {
+		return
+	}
+	err := s.e.pods.StartContainer(ctx, id)
+	s.e.release()
+	if err == nil {
+		s.e.notes.clear(s.pod.UID, c.Name)
+		return
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	for _, b := range s.e.pods.of(s.object.Ref()) {
+		if last, ok := b.last(c.Name); ok && last.ID == id && last.Status == runtime.Exited {
+			s.later(time.Millisecond) // its exit says why; the restart policy decides
+			return
+		}
+	}
+	s.refuse(ctx, c, &waiting{reasonRun, err})
+}
+
+// finish stores the outcome of a pod whose containers have all ended for good.
+func (s *podSync) finish(ctx context.Context) error {
+	var boxes []*box
+	for _, b := range s.e.pods.of(s.object.Ref()) {
+		if b.Config.UID == string(s.pod.UID) {
+			boxes = append(boxes, b)
+		}
+	}
+	if len(boxes) == 0 {
+		return nil
+	}
+	phase := s.outcome(boxes[0])
+	if phase == "" {
+		return nil
+	}
+	status := s.e.podStatus(s.pod, boxes)
+	status.Phase = phase
+	_, err := s.e.objects.update(s.object, func(o manifest.Object) bool {
+		o.Value().(*corev1.Pod).Status = status
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	return s.e.stopBoxes(ctx, boxes)
+}
+
+// outcome is Succeeded or Failed when nothing of the pod will run any more, else "".
+func (s *podSync) outcome(b *box) corev1.PodPhase {
+	if s.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
+		return ""
+	}
+	for i := range s.pod.Spec.InitContainers {
+		name := s.pod.Spec.InitContainers[i].Name
+		last, ok := b.last(name)
+		if ok && last.Exit != nil && last.Exit.Code != 0 && !s.restarts(name, last) {
+			return corev1.PodFailed
+		}
+	}
+	phase := corev1.PodSucceeded
+	for i := range s.pod.Spec.Containers {
+		name := s.pod.Spec.Containers[i].Name
+		last, ok := b.last(name)
+		if !ok || last.Exit == nil || s.restarts(name, last) || last.Config.ImageName != s.pod.Spec.Containers[i].Image {
+			return ""
+		}
+		if last.Exit.Code != 0 {
+			phase = corev1.PodFailed
+		}
+	}
+	return phase
+}
+
+func graceOf(p *corev1.Pod) time.Duration {
+	if g := p.Spec.TerminationGracePeriodSeconds; g != nil {
+		return time.Duration(*g) * time.Second
+	}
+	return corev1.DefaultTerminationGracePeriodSeconds * time.Second
+}
+
+// lookup finds a declared object for environment and volumes.
+func (e *Engine) lookup(kind, namespace, name string) (manifest.Object, bool) {
+	return e.objects.get(manifest.Ref{Kind: kind, Namespace: namespace, Name: name})
+}

@@ -1,0 +1,237 @@
+package reconcile
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/pausa-run/pausa/internal/atomicfile"
+	"github.com/pausa-run/pausa/pod/manifest"
+)
+
+// store is the declared objects: one file each, which is the truth, and all of
+// them in memory. What is in memory is never changed: writers put a new copy.
+type store struct {
+	dir string // STATE/objects
+	log *slog.Logger
+
+	mu      sync.RWMutex // guards what follows, and the files while they are written
+	objects map[manifest.Ref]manifest.Object
+	version uint64        // highest resourceVersion given out
+	changed chan struct{} // closed and replaced at each change
+}
+
+// openStore reads STATE/objects. Files that cannot be understood are moved to STATE/objects/bad.
+func openStore(stateDir string, log *slog.Logger) (*store, error) {
+	s := &store{dir: filepath.Join(stateDir, "objects"), log: log, objects: map[manifest.Ref]manifest.Object{}, changed: make(chan struct{})}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open object store: %w", err)
+	}
+	for _, kind := range manifest.Kinds() {
+		err := filepath.WalkDir(filepath.Join(s.dir, kind), func(path string, d fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err != nil:
+				return err
+			case d.IsDir():
+				return nil
+			case atomicfile.IsTemp(d.Name()):
+				return os.Remove(path)
+			}
+			if err := s.load(path); err != nil {
+				return s.setAside(path, err)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("open object store: %w", err)
+		}
+	}
+	return s, nil
+}
+
+func (s *store) load(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	o, err := manifest.Load(data)
+	if err != nil {
+		return err
+	}
+	if want := s.path(o.Ref()); want != path {
+		return fmt.Errorf("holds %s, which belongs in %s", o.Ref(), want)
+	}
+	if o.Meta().UID == "" {
+		return errors.New("object has no uid")
+	}
+	manifest.Default(o)
+	o.Source = manifest.Source{File: path}
+	if err := manifest.Validate(o); err != nil {
+		return err
+	}
+	s.objects[o.Ref()] = o
+	if v, err := strconv.ParseUint(o.Meta().ResourceVersion, 10, 64); err == nil {
+		s.version = max(s.version, v)
+	}
+	return nil
+}
+
+// setAside keeps a bad file for people and out of the way.
+func (s *store) setAside(path string, cause error) error {
+	rel, err := filepath.Rel(s.dir, path)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(s.dir, "bad")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	base := strings.ReplaceAll(rel, string(filepath.Separator), "_")
+	to := filepath.Join(dir, base)
+	for i := 1; ; i++ {
+		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		to = filepath.Join(dir, base+"."+strconv.Itoa(i))
+	}
+	if err := os.Rename(path, to); err != nil {
+		return fmt.Errorf("set %s aside: %w", path, err)
+	}
+	s.log.Error("a stored object cannot be read and is set aside; apply it anew", "file", path, "now", to, "error", cause)
+	return nil
+}
+
+// path of an object's file. Names are DNS names, so they have no separators.
+func (s *store) path(ref manifest.Ref) string {
+	return filepath.Join(s.dir, ref.Kind, ref.Namespace, ref.Name+".json")
+}
+
+func (s *store) get(ref manifest.Ref) (manifest.Object, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	o, ok := s.objects[ref]
+	return o, ok
+}
+
+// list returns the objects of a kind ("": all) in a namespace ("": all), sorted.
+func (s *store) list(kind, namespace string) []manifest.Object {
+	s.mu.RLock()
+	var out []manifest.Object
+	for ref, o := range s.objects {
+		if (kind == "" || ref.Kind == kind) && (namespace == "" || ref.Namespace == namespace) {
+			out = append(out, o)
+		}
+	}
+	s.mu.RUnlock()
+	manifest.Sort(out)
+	return out
+}
+
+// put stores an object, which the store owns from now on, and gives it its
+// resourceVersion. A nil error means that it survives a power cut.
+func (s *store) put(o manifest.Object) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.putLocked(o)
+}
+
+func (s *store) putLocked(o manifest.Object) error {
+	o.Meta().ResourceVersion = strconv.FormatUint(s.version+1, 10)
+	data, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	path := s.path(o.Ref())
+	if err := s.makeDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("store %s: %w", o.Ref(), err)
+	}
+	if err := atomicfile.WriteSync(path, append(data, '\n'), 0o600); err != nil {
+		return fmt.Errorf("store %s: %w", o.Ref(), err)
+	}
+	s.version++
+	s.objects[o.Ref()] = o
+	s.tell()
+	return nil
+}
+
+// update changes a copy of the stored object and stores it, unless change says
+// no. ok says that there was one with that uid.
+func (s *store) update(o manifest.Object, change func(manifest.Object) bool) (ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cur, ok := s.objects[o.Ref()]
+	if !ok || cur.Meta().UID != o.Meta().UID {
+		return false, nil
+	}
+	c := cur.DeepCopy()
+	if !change(c) {
+		return true, nil
+	}
+	return true, s.putLocked(c)
+}
+
+// makeDir is MkdirAll below the store that survives a power cut.
+func (s *store) makeDir(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if parent := filepath.Dir(dir); dir != s.dir {
+		if err := s.makeDir(parent); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// remove forgets an object, if it is still that one. Its folder stays.
+func (s *store) remove(o manifest.Object) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ref := o.Ref()
+	if cur, ok := s.objects[ref]; !ok || cur.Meta().UID != o.Meta().UID {
+		return nil
+	}
+	path := s.path(ref)
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", ref, err)
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("remove %s: %w", ref, err)
+	}
+	delete(s.objects, ref)
+	s.tell()
+	return nil
+}
+
+// tell wakes those who wait for a change; s.mu is held.
+func (s *store) tell() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// next is closed at the next change.
+func (s *store) next() <-chan struct{} {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.changed
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
