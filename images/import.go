@@ -123,7 +123,7 @@ func (s *Store) importFrom(ctx context.Context, dir, name string, target ocispec
 // start when this process is killed.
 func (s *Store) lease(ctx context.Context, what string) (_ context.Context, done func(), err error) {
 	ctx = in(ctx)
-	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabel("pausa.run/for", what))
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabel(labelPurpose, what))
 	if err != nil {
 		return nil, nil, s.explain(err)
 	}

@@ -29,6 +29,9 @@ import (
 const (
 	namespace   = "pausa"     // containerd keeps every record under a namespace
 	snapshotter = "overlayfs" // name of the snapshotter in the metadata
+
+	labelPurpose = "pausa.run/for"           // of a lease
+	labelExpire  = "containerd.io/gc.expire" // when the collector may take it away
 )
 
 // Options of a Store.
@@ -186,7 +189,7 @@ func (s *Store) dropLeases(ctx context.Context) {
 		return
 	}
 	for _, l := range all {
-		if _, ok := l.Labels["containerd.io/gc.expire"]; ok {
+		if _, ok := l.Labels[labelExpire]; ok {
 			continue
 		}
 		if err := s.leases.Delete(ctx, l); err != nil {
