@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
+	"github.com/pausa-run/pausa/cri"
+	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/network/service"
+	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/reconcile"
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// daemon runs until ctx ends. Pods, containers and the keeper go on after it.
+func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
+	started := time.Now()
+	log := p.logger(c)
+	var down closers // what was opened, closed in reverse
+	defer func() { err = errors.Join(err, down.close()) }()
+
+	for _, dir := range []string{c.State, c.Run} {
+		lock, err := lockFolder(dir)
+		if err != nil {
+			return err
+		}
+		down.add(lock.Close)
+	}
+	groups, err := openCgroup(c.CgroupParent)
+	if err != nil {
+		return err
+	}
+	down.add(groups.close)
+
+	launch, err := p.launchOptions(c, log)
+	if err != nil {
+		return err
+	}
+	keeper, err := runtime.Launch(ctx, launch)
+	if err != nil {
+		return err
+	}
+	down.add(keeper.Close)
+	store, err := images.Open(ctx, images.Options{
+		Root: filepath.Join(c.State, "images"), Run: filepath.Join(c.Run, "images"), RegistryConfig: c.RegistryConfig, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	down.add(store.Close)
+	net, err := network.New(network.Options{
+		RunDir: filepath.Join(c.Run, "network"), ConfDir: c.CNIConfDir, BinDirs: c.CNIBinDirs,
+		PodCIDRs: c.PodCIDRs, Bridge: c.Bridge, MTU: c.MTU, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	down.add(net.Close)
+	if err := net.Sync(ctx); err != nil { // no reason to end: Status says NetworkReady=false, and it is tried again
+		log.Error("network is not ready", "error", err)
+	}
+	services, err := service.Open(ctx, service.Options{
+		ServiceCIDRs: c.ServiceCIDRs, NodePortMin: c.NodePortMin, NodePortMax: c.NodePortMax, RouteDev: c.Bridge, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	down.add(services.Close)
+	pods, err := pod.New(pod.Options{
+		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, Log: log,
+		Relaunch: func(ctx context.Context) (pod.Runtime, error) { return runtime.Launch(ctx, launch) },
+	})
+	if err != nil {
+		return err
+	}
+	down.add(func() error { pods.Close(); return nil })
+	if err := pods.Recover(ctx); err != nil {
+		return err
+	}
+	node, err := nodeName(c)
+	if err != nil {
+		return err
+	}
+	engine, err := reconcile.New(reconcile.Options{
+		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: services,
+		Pull: func(ctx context.Context, ref string) error {
+			_, err := store.Pull(ctx, ref, images.PullOptions{})
+			return err
+		},
+		Alloc:    service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
+		NodeName: node, NodeIPs: nodeIPs(c.Bridge), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: hostWarnings()}
+	for _, w := range host.warnings {
+		log.Warn("limit of this host", "warning", w)
+	}
+	server, err := cri.New(cri.Options{
+		Pods: pods, Images: store, Pull: pullFor(store), Objects: declared{engine},
+		Version: version, Info: host.info, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return engine.Run(ctx) })
+	work.Go(func() error { return server.Serve(ctx, c.Socket) })
+	work.Go(func() error { return p.announce(ctx, c.Socket) })
+	work.Go(func() error { healNetwork(ctx, net, services, log); return nil })
+	err = work.Wait()
+	log.Info("stopped; containers go on", "error", err)
+	return err
+}
+
+// closers are called in reverse order; all of them, whatever fails.
+type closers []func() error
+
+func (c *closers) add(f func() error) { *c = append(*c, f) }
+
+func (c *closers) close() error {
+	var errs []error
+	for i := len(*c) - 1; i >= 0; i-- {
+		errs = append(errs, (*c)[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (p *program) logger(c *config.Config) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(c.LogLevel)) // config allows the four names alone
+	opts := &slog.HandlerOptions{Level: level}
+	if c.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(p.err, opts))
+	}
+	return slog.New(slog.NewTextHandler(p.err, opts))
+}
+
+func (p *program) launchOptions(c *config.Config, log *slog.Logger) (runtime.LaunchOptions, error) {
+	logs := filepath.Join(c.State, "logs")
+	if err := os.MkdirAll(logs, 0o700); err != nil {
+		return runtime.LaunchOptions{}, fmt.Errorf("make folder for logs: %w", err)
+	}
+	binary := c.KeeperBinary
+	if binary == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return runtime.LaunchOptions{}, fmt.Errorf("find pausa-keeper beside pausa: %w", err)
+		}
+		binary = filepath.Join(filepath.Dir(self), "pausa-keeper")
+	}
+	return runtime.LaunchOptions{Binary: binary, RunDir: c.Run, LogFile: filepath.Join(logs, "keeper.log"), Log: log}, nil
+}
+
+func nodeName(c *config.Config) (string, error) {
+	if c.NodeName != "" {
+		return c.NodeName, nil
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("find this host's name: %w: set node.name", err)
+	}
+	return strings.ToLower(name), nil
+}
+
+// healEvery is how often the network is looked after without a cause.
+const healEvery = 30 * time.Second
+
+// healNetwork writes the bridge and the rules of pods again when somebody has
+// changed our table, and now and then, until ctx ends.
+func healNetwork(ctx context.Context, net *network.Manager, services *service.Table, log *slog.Logger) {
+	changed := services.Watch(ctx)
+	tick := time.NewTicker(healEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-changed:
+			if !open {
+				changed = nil
+				continue
+			}
+		case <-tick.C:
+		}
+		if err := net.Sync(ctx); err != nil {
+			log.Error("heal network", "error", err)
+		}
+	}
+}

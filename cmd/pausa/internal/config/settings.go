@@ -1,0 +1,247 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// shape is how a value is written in the file.
+type shape int
+
+const (
+	text shape = iota
+	number
+	list
+)
+
+// setting is one key: its default, what it is for, and how it is checked.
+type setting struct {
+	key     string // "section.name", or "name" at the top of the file
+	shape   shape
+	initial string // lists are joined by commas
+	doc     string
+	set     func(c *Config, value string) error
+}
+
+// env is the variable that sets it: PAUSA_ and the key, upper case, dots as underscores.
+func (s setting) env() string {
+	return "PAUSA_" + strings.ToUpper(strings.ReplaceAll(s.key, ".", "_"))
+}
+
+func (s setting) split() (section, name string) {
+	if section, name, ok := strings.Cut(s.key, "."); ok {
+		return section, name
+	}
+	return "", s.key
+}
+
+// toml writes value as the file would hold it.
+func (s setting) toml(value string) string {
+	switch s.shape {
+	case number:
+		return value
+	case list:
+		items := splitList(value)
+		for i := range items {
+			items[i] = strconv.Quote(items[i])
+		}
+		return "[" + strings.Join(items, ", ") + "]"
+	default:
+		return strconv.Quote(value)
+	}
+}
+
+// settings are all keys, in the order of the default file.
+func settings() []setting {
+	return slices.Concat(placeSettings(), networkSettings(), hostSettings())
+}
+
+func placeSettings() []setting {
+	return []setting{
+		{
+			"state", text, "/var/lib/pausa", "Folder of what outlives a reboot: declared objects, images, logs.",
+			func(c *Config, v string) error { return setPath(&c.State, v) },
+		},
+		{
+			"run", text, "/run/pausa", "Folder of what ends with a reboot: records of pods, namespaces, sockets. Best on tmpfs.",
+			func(c *Config, v string) error { return setPath(&c.Run, v) },
+		},
+		{
+			"socket", text, "/run/pausa/pausa.sock", "Unix socket of the daemon (CRI and pausa.v1), open to root alone.\nWithout this line it is pausa.sock in the run folder.",
+			func(c *Config, v string) error {
+				if len(v) > 107 {
+					return errors.New("is longer than the 107 bytes that a socket path may have")
+				}
+				return setPath(&c.Socket, v)
+			},
+		},
+		{
+			"log.level", text, "info", "debug, info, warn or error.",
+			func(c *Config, v string) error { return setOneOf(&c.LogLevel, v, "debug", "info", "warn", "error") },
+		},
+		{
+			"log.format", text, "text", "text or json, on standard error.",
+			func(c *Config, v string) error { return setOneOf(&c.LogFormat, v, "text", "json") },
+		},
+		{
+			"images.registry_config", text, "/etc/pausa/certs.d",
+			"Folder with a folder per registry host that holds a hosts.toml (mirrors, certificates), as containerd has it.",
+			func(c *Config, v string) error { return setPath(&c.RegistryConfig, v) },
+		},
+	}
+}
+
+func networkSettings() []setting {
+	return []setting{
+		{
+			"network.pod_cidrs", list, "10.88.0.0/16,fd88::/64", "Addresses of pods on the built-in network: one range per family.",
+			func(c *Config, v string) error { return setPrefixes(&c.PodCIDRs, v) },
+		},
+		{
+			"network.bridge", text, "pausa0", "Name of the built-in network's bridge.",
+			func(c *Config, v string) error {
+				if len(v) == 0 || len(v) > 15 || strings.ContainsAny(v, "/ \t\n:") || v == "." || v == ".." {
+					return errors.New("is not a link name: 1 to 15 characters, no slash, colon or space")
+				}
+				c.Bridge = v
+				return nil
+			},
+		},
+		{
+			"network.mtu", number, "0", "Bytes per packet on the built-in network; 0 takes that of the default route's link.",
+			func(c *Config, v string) (err error) {
+				c.MTU, err = strconv.Atoi(v)
+				if err != nil || c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
+					return errors.New("must be 0 or a number from 1280 to 65535")
+				}
+				return nil
+			},
+		},
+		{
+			"network.cni_conf_dir", text, "/etc/cni/net.d", "With a configuration in this folder, that CNI network is used instead of the built-in one.",
+			func(c *Config, v string) error { return setPath(&c.CNIConfDir, v) },
+		},
+		{
+			"network.cni_bin_dirs", list, "/opt/cni/bin,/usr/lib/cni", "Where CNI plugins are looked for.",
+			func(c *Config, v string) error {
+				c.CNIBinDirs = splitList(v)
+				for _, dir := range c.CNIBinDirs {
+					if err := setPath(new(string), dir); err != nil {
+						return err
+					}
+				}
+				return nil
+			},
+		},
+		{
+			"network.service_cidrs", list, "10.96.0.0/16,fd96::/112", "Virtual addresses of Services: one range per family.",
+			func(c *Config, v string) error { return setPrefixes(&c.ServiceCIDRs, v) },
+		},
+		{
+			"network.node_port_range", text, "30000-32767", "Ports that Services of type NodePort get.",
+			func(c *Config, v string) error { return setPortRange(&c.NodePortMin, &c.NodePortMax, v) },
+		},
+	}
+}
+
+func hostSettings() []setting {
+	return []setting{
+		{
+			"cgroup.parent", text, "/pausa", "Control group that holds all pods.",
+			func(c *Config, v string) error {
+				if filepath.Clean(v) == "/" {
+					return errors.New(`must not be the root group: write a group of its own, such as "/pausa"`)
+				}
+				return setPath(&c.CgroupParent, v)
+			},
+		},
+		{
+			"keeper.binary", text, "", "Path of pausa-keeper; empty takes the one beside pausa.",
+			func(c *Config, v string) error {
+				if v == "" {
+					return nil
+				}
+				return setPath(&c.KeeperBinary, v)
+			},
+		},
+		{
+			"node.name", text, "", "Name of this host in the status of pods; empty takes the host's own name.",
+			func(c *Config, v string) error {
+				name := regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
+				if v != "" && (len(v) > 253 || !name.MatchString(v)) {
+					return errors.New("is not a DNS name: lower-case letters, digits, dashes and dots")
+				}
+				c.NodeName = v
+				return nil
+			},
+		},
+	}
+}
+
+func setPath(to *string, v string) error {
+	if !filepath.IsAbs(v) {
+		return errors.New("is not an absolute path: start it with /")
+	}
+	*to = filepath.Clean(v)
+	return nil
+}
+
+func setOneOf(to *string, v string, allowed ...string) error {
+	if !slices.Contains(allowed, v) {
+		return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
+	}
+	*to = v
+	return nil
+}
+
+// setPrefixes takes one or two ranges, of different families.
+func setPrefixes(to *[]netip.Prefix, v string) error {
+	var out []netip.Prefix
+	for _, item := range splitList(v) {
+		p, err := netip.ParsePrefix(item)
+		if err != nil {
+			return fmt.Errorf("%q is not a range of addresses such as 10.88.0.0/16", item)
+		}
+		if p.Masked() != p {
+			return fmt.Errorf("%s has bits beyond its prefix: write %s", item, p.Masked())
+		}
+		for _, other := range out {
+			if other.Addr().Is4() == p.Addr().Is4() {
+				return fmt.Errorf("%s and %s are of one family: give one range per family", other, p)
+			}
+		}
+		out = append(out, p)
+	}
+	if len(out) == 0 {
+		return errors.New("must hold one range at least")
+	}
+	*to = out
+	return nil
+}
+
+func setPortRange(from, to *uint16, v string) error {
+	low, high, ok := strings.Cut(v, "-")
+	a, err1 := strconv.ParseUint(low, 10, 16)
+	b, err2 := strconv.ParseUint(high, 10, 16)
+	if !ok || err1 != nil || err2 != nil || a == 0 || a > b {
+		return errors.New("is not a range of ports such as 30000-32767")
+	}
+	*from, *to = uint16(a), uint16(b)
+	return nil
+}
+
+func splitList(v string) []string {
+	var out []string
+	for item := range strings.SplitSeq(v, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			out = append(out, item)
+		}
+	}
+	return out
+}
