@@ -3,6 +3,7 @@ package service
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -12,26 +13,36 @@ import (
 // state is what the table holds, as far as we know: what was written last.
 type state struct {
 	sets       map[nft.Family]familySets
-	services   map[string]*record
+	services   map[serviceID]*record
+	round      uint64 // of plan
+	seen       int    // Services of this round
 	frontends  map[key]*frontend
 	balancers  counted[balancer]
 	clusterIPs counted[netip.Addr]
 	hairpin    counted[netip.Addr]
 }
 
+type serviceID struct{ namespace, name string }
+
 // record is a Service with the frontends that it owns.
 type record struct {
 	service Service
 	keys    []key
+	// round and order say when, and in which place, it was desired last.
+	round uint64
+	order int
 	// err is what is wrong with it; it is tried again with each Sync, since the
 	// owner of what it wants may be gone.
 	err error
 }
 
+// errUnwritten is the error of a record before its first claim.
+var errUnwritten = errors.New("not written yet")
+
 func newState() *state {
 	return &state{
 		sets:     map[nft.Family]familySets{nft.IPv4: setsOf(nft.IPv4), nft.IPv6: setsOf(nft.IPv6)},
-		services: map[string]*record{}, frontends: map[key]*frontend{},
+		services: map[serviceID]*record{}, frontends: map[key]*frontend{},
 		balancers: newCounted[balancer](), clusterIPs: newCounted[netip.Addr](), hairpin: newCounted[netip.Addr](),
 	}
 }
@@ -92,63 +103,84 @@ func (c *change) empty() bool {
 
 // plan changes the state to the desired one and says what that means for the
 // table. The error names each Service that cannot be had, wholly or in part;
-// all others are in the change.
+// all others are in the change. What has not changed costs one look.
 func (s *state) plan(desired []Service) (*change, error) {
 	c := newChange()
-	wanted, errs := s.wanted(desired)
-	for id, r := range s.services {
-		if _, ok := wanted[id]; !ok {
-			s.keep(c, r, nil)
-			delete(s.services, id)
-		}
+	s.round++
+	todo, errs := s.compare(desired)
+	s.drop(c)
+	for _, r := range todo {
+		// What they give up comes first, so that others can have it.
+		s.release(c, r)
 	}
-	todo := s.release(c, desired, wanted)
-	for _, id := range todo {
-		errs = append(errs, s.claim(c, id, wanted[id]))
+	for _, r := range todo {
+		errs = append(errs, s.claim(c, r))
 	}
 	s.settle(c)
 	return c, errors.Join(errs...)
 }
 
-// wanted indexes the desired Services.
-func (s *state) wanted(desired []Service) (map[string]*Service, []error) {
-	wanted := make(map[string]*Service, len(desired))
+// compare marks the records of the desired Services and lists those that are
+// new, differ or could not be had before.
+func (s *state) compare(desired []Service) ([]*record, []error) {
+	var todo []*record
 	var errs []error
 	for i := range desired {
-		id := desired[i].id()
-		if _, ok := wanted[id]; ok {
-			errs = append(errs, fmt.Errorf("service %s is given twice: only the first counts", id))
+		want := &desired[i]
+		id := serviceID{want.Namespace, want.Name}
+		r := s.services[id]
+		if r == nil {
+			r = &record{err: errUnwritten}
+			s.services[id] = r
+		}
+		if r.round == s.round {
+			errs = append(errs, fmt.Errorf("service %s is given twice: only the first counts", want.id()))
 			continue
 		}
-		wanted[id] = &desired[i]
+		r.round, r.order = s.round, i
+		s.seen++
+		if r.err != nil || !r.service.same(*want) {
+			r.service = want.clone()
+			todo = append(todo, r)
+		}
 	}
-	return wanted, errs
+	return todo, errs
 }
 
-// release takes away the frontends that Services which change do not want any
-// more, so that others can have them, and lists these Services.
-func (s *state) release(c *change, desired []Service, wanted map[string]*Service) []string {
-	var todo []string
-	for i := range desired {
-		id := desired[i].id()
-		if wanted[id] != &desired[i] {
-			continue
-		}
-		r := s.services[id]
-		if r != nil && r.err == nil && r.service.same(desired[i]) {
-			continue
-		}
-		todo = append(todo, id)
-		if r != nil {
-			fs, _ := render(desired[i])
-			stay := make(map[key]bool, len(fs))
-			for _, f := range fs {
-				stay[f.key] = true
+// drop removes the Services that are not desired any more.
+func (s *state) drop(c *change) {
+	if s.seen < len(s.services) {
+		for id, r := range s.services {
+			if r.round != s.round {
+				s.keep(c, r, nil)
+				delete(s.services, id)
 			}
-			s.keep(c, r, stay)
 		}
 	}
-	return todo
+	s.seen = 0
+}
+
+// release takes away the frontends that a Service does not want any more.
+func (s *state) release(c *change, r *record) {
+	if len(r.keys) == 0 {
+		return
+	}
+	fs, _ := render(r.service)
+	stay := make(map[key]bool, len(fs))
+	for _, f := range fs {
+		stay[f.key] = true
+	}
+	s.keep(c, r, stay)
+}
+
+// all lists the Services in the order in which they were desired.
+func (s *state) all() []Service {
+	records := slices.SortedFunc(maps.Values(s.services), func(a, b *record) int { return a.order - b.order })
+	out := make([]Service, len(records))
+	for i, r := range records {
+		out[i] = r.service
+	}
+	return out
 }
 
 // keep removes the frontends of r but those that stay.
@@ -165,10 +197,11 @@ func (s *state) keep(c *change, r *record, stay map[key]bool) {
 }
 
 // claim gives a Service its frontends.
-func (s *state) claim(c *change, id string, want *Service) error {
-	fs, err := render(*want)
-	r := &record{service: want.clone()}
+func (s *state) claim(c *change, r *record) error {
+	id := r.service.id()
+	fs, err := render(r.service)
 	errs := []error{err}
+	r.keys = r.keys[:0]
 	for i := range fs {
 		f := &fs[i]
 		old := s.frontends[f.key]
@@ -184,7 +217,6 @@ func (s *state) claim(c *change, id string, want *Service) error {
 		s.put(c, old, f)
 	}
 	r.err = errors.Join(errs...)
-	s.services[id] = r
 	return r.err
 }
 

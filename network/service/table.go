@@ -40,8 +40,7 @@ type Table struct {
 
 	mu    sync.Mutex // guards what follows; held during a Sync
 	state *state
-	last  []Service // what the last Sync was given, for Resync
-	known bool      // the kernel holds the state
+	known bool // the kernel holds the state
 	stale map[key]bool
 }
 
@@ -131,7 +130,6 @@ func (t *Table) Sync(ctx context.Context, desired []Service) error {
 		return t.rewrite(desired)
 	}
 	c, invalid := t.plan(desired)
-	t.last = slices.Clone(desired)
 	if !c.empty() {
 		if err := t.rules.Commit(c.tx()); err != nil {
 			// Somebody else changed the table: what was known is worth nothing.
@@ -151,7 +149,7 @@ func (t *Table) Resync(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return t.rewrite(t.last)
+	return t.rewrite(t.state.all())
 }
 
 // plan works out the change, without node ports out of range.
@@ -194,7 +192,7 @@ func (t *Table) rewrite(desired []Service) error {
 	if err != nil {
 		t.opts.Log.Warn("reading what an earlier run left", "cause", err)
 	}
-	t.known, t.state, t.last = false, newState(), slices.Clone(desired)
+	t.known, t.state = false, newState()
 	c, invalid := t.plan(desired)
 	if err := t.replace(c); err != nil {
 		t.opts.Log.Warn("replacing the service chains", "cause", err)
@@ -347,7 +345,7 @@ func (t *Table) Remove(ctx context.Context) error {
 		t.stale[k] = true
 	}
 	readErr := t.staleInKernel()
-	t.known, t.state, t.last = false, newState(), nil
+	t.known, t.state = false, newState()
 	errs := []error{readErr, t.deleteAll(), t.forgetFlows()}
 	if t.local != nil {
 		errs = append(errs, t.local.close())
