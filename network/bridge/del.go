@@ -208,8 +208,8 @@ func (p *Plugin) reap(s *store, bridge string, owners []string) error {
 	return errors.Join(errs...)
 }
 
-// forgetNeighbours removes the hardware addresses that the host has learned:
-// the next pod with the address has another one.
+// forgetNeighbours removes what enslave told the host: the next pod with the
+// address has another hardware address.
 func (p *Plugin) forgetNeighbours(bridge string, gone []attachment) {
 	br, err := p.slow.LinkByName(bridge)
 	if err != nil {

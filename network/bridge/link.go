@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -39,7 +40,7 @@ func (p *Plugin) connect(l podLink, br *netlink.Bridge) error {
 		}
 		return fmt.Errorf("make link %s to %s: %w", l.veth, l.ifName, err)
 	}
-	if err := p.enslave(veth, br); err != nil {
+	if err := p.enslave(veth, br, l.mac, l.addrs); err != nil {
 		return err
 	}
 	h, err := netlink.NewHandleAt(netns.NsHandle(l.ns), unix.NETLINK_ROUTE)
@@ -53,17 +54,62 @@ func (p *Plugin) connect(l podLink, br *netlink.Bridge) error {
 	if err := p.host.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("bring up link %s: %w", l.veth, err)
 	}
+	return awaitUp([]end{{h, l.ifName}, {p.host, l.veth}, {p.host, br.Name}})
+}
+
+// end is an interface and where to look for it.
+type end struct {
+	h    *netlink.Handle
+	name string
+}
+
+// upTimeout is far beyond what the kernel needs (0.1 to 4 ms); after it the link is left to come up by itself.
+const upTimeout = 100 * time.Millisecond
+
+// awaitUp waits until the kernel's worker has seen that the interfaces have a
+// carrier. Before that they drop what is sent, and the ARP question that is lost
+// is asked again only a second later.
+func awaitUp(ends []end) error {
+	deadline := time.Now().Add(upTimeout)
+	for _, e := range ends {
+		for {
+			link, err := e.h.LinkByName(e.name)
+			if err != nil {
+				return fmt.Errorf("look at link %s: %w", e.name, err)
+			}
+			if link.Attrs().OperState == netlink.OperUp || time.Now().After(deadline) {
+				break
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
+	}
 	return nil
 }
 
 // enslave makes the link a port of the bridge that cannot talk to other ports
-// without the host's routing.
-func (p *Plugin) enslave(link netlink.Link, br *netlink.Bridge) error {
+// without the host's routing, and tells the host who is behind it: the pod need
+// not be asked (it could not answer in its first moments, and the question would
+// be repeated only a second later), and nobody else can answer for it.
+func (p *Plugin) enslave(link netlink.Link, br *netlink.Bridge, mac net.HardwareAddr, addrs []netip.Addr) error {
+	name := link.Attrs().Name
 	if err := p.host.LinkSetMasterByIndex(link, br.Index); err != nil {
-		return fmt.Errorf("attach link %s to bridge %s: %w", link.Attrs().Name, br.Name, err)
+		return fmt.Errorf("attach link %s to bridge %s: %w", name, br.Name, err)
 	}
 	if err := p.host.LinkSetIsolated(link, true); err != nil {
-		return fmt.Errorf("isolate port %s of bridge %s: %w", link.Attrs().Name, br.Name, err)
+		return fmt.Errorf("isolate port %s of bridge %s: %w", name, br.Name, err)
+	}
+	behind := &netlink.Neigh{
+		LinkIndex: link.Attrs().Index, Family: unix.AF_BRIDGE, Flags: netlink.NTF_MASTER,
+		State: netlink.NUD_NOARP, HardwareAddr: mac,
+	}
+	if err := p.host.NeighSet(behind); err != nil {
+		return fmt.Errorf("tell bridge %s who is behind %s: %w", br.Name, name, err)
+	}
+	for _, a := range addrs {
+		n := &netlink.Neigh{LinkIndex: br.Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: mac}
+		if err := p.host.NeighSet(n); err != nil {
+			return fmt.Errorf("set neighbour %s: %w", a, err)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -115,7 +116,7 @@ func (c call) writeRules(ranges []netip.Prefix, all []attachment) error {
 	return c.guard.replace(c.conf.Bridge, all)
 }
 
-// ensurePorts puts living links back on the bridge, if it was made anew.
+// ensurePorts puts living links back on the bridge: it may have been made anew, or been down.
 func (c call) ensurePorts(br *netlink.Bridge, all []attachment) error {
 	if len(all) == 0 {
 		return nil
@@ -131,10 +132,11 @@ func (c call) ensurePorts(br *netlink.Bridge, all []attachment) error {
 	var errs []error
 	for _, a := range all {
 		l := byName[a.Veth]
-		if l == nil || l.Attrs().MasterIndex == br.Index {
-			continue
+		if l == nil {
+			continue // the pod's namespace has gone
 		}
-		errs = append(errs, c.enslave(l, br), c.host.LinkSetUp(l))
+		mac, err := net.ParseMAC(a.MAC)
+		errs = append(errs, err, c.enslave(l, br, mac, a.Addrs), c.host.LinkSetUp(l))
 	}
 	return errors.Join(errs...)
 }

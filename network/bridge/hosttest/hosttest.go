@@ -169,6 +169,31 @@ func Link(t testing.TB, a *Host, aName string, aAddrs []string, b *Host, bName s
 	}
 	a.up(aName, aAddrs)
 	b.up(bName, bAddrs)
+	a.knows(aName, b, bName, bAddrs)
+	b.knows(bName, a, aName, aAddrs)
+}
+
+// knows spares h the neighbour discovery, which may lose its first question: the kernel joins
+// multicast groups in the background.
+func (h *Host) knows(name string, other *Host, otherName string, addrs []string) {
+	h.t.Helper()
+	link, err := h.Net.LinkByName(name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	peer, err := other.Net.LinkByName(otherName)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, a := range addrs {
+		n := &netlink.Neigh{
+			LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT,
+			IP: net.IP(netip.MustParsePrefix(a).Addr().AsSlice()), HardwareAddr: peer.Attrs().HardwareAddr,
+		}
+		if err := h.Net.NeighSet(n); err != nil {
+			h.t.Fatalf("set neighbour %s: %v", a, err)
+		}
+	}
 }
 
 func (h *Host) up(name string, addrs []string) {
