@@ -203,3 +203,14 @@ func BenchmarkAttachDetach(b *testing.B) {
 	b.ReportMetric(float64(add)/float64(b.N)/1e6, "ms/attach")
 	b.ReportMetric(float64(del)/float64(b.N)/1e6, "ms/detach")
 }
+
+func prefixes(list ...string) (all []netip.Prefix, err error) {
+	for _, s := range list {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}

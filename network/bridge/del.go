@@ -285,6 +285,10 @@ func (c call) gc() error {
 		stale.owner = owner
 		errs = append(errs, stale.undo())
 	}
+	if len(errs) > 0 { // an owner without a record may have had elements in the rules
+		_, err := c.ensureHost(true)
+		errs = append(errs, err)
+	}
 	return errors.Join(append(errs, c.sweepLinks(known))...)
 }
 

@@ -8,9 +8,10 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // flow is one tracked connection: where the client sent it and who answers.

@@ -221,8 +221,7 @@ func TestBadServices(t *testing.T) {
 // TestSameSeesEveryField changes each field in turn: one that same does not
 // compare would never reach the kernel.
 func TestSameSeesEveryField(t *testing.T) {
-	var check func(path string, v reflect.Value, equal func() bool)
-	check = func(path string, v reflect.Value, equal func() bool) {
+	check := func(path string, v reflect.Value, equal func() bool) {
 		for i := range v.NumField() {
 			f, name := v.Field(i), path+v.Type().Field(i).Name
 			old := reflect.ValueOf(f.Interface())
