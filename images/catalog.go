@@ -150,6 +150,7 @@ func (s *Store) refreshLocked(ctx context.Context) error {
 	}
 	c.sort()
 	s.cache.Store(c)
+	s.dropSpares(func(image string) bool { return c.byID[image] == nil })
 	if err := atomicfile.WriteJSON(s.path("names.json"), c.targets); err != nil {
 		s.log.Warn("the names of the images cannot be written down a second time", "err", err)
 	}

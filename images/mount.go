@@ -70,11 +70,17 @@ func (s *Store) mount(ctx context.Context, containerID, ref string, o MountOptio
 	if err := s.rootfs.prepare(); err != nil {
 		return "", err
 	}
-	dir := s.path("rw", containerID)
-	if err := makeWritable(dir, r.ID, base, o); err != nil {
+	if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
-	if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+	dir := s.path("rw", containerID)
+	if plain := !o.ReadOnly && len(o.UIDMaps)+len(o.GIDMaps) == 0; plain {
+		defer s.refill(r, base)
+		if fresh && s.fromSpare(r.ID, dir, target) {
+			return target, nil
+		}
+	}
+	if err := makeWritable(dir, r.ID, base, o); err != nil {
 		return "", err
 	}
 	return target, s.mountOverlay(base, dir, target, o)
@@ -210,14 +216,18 @@ func (s *Store) discard(containerID string) error {
 	return nil
 }
 
-func (s *Store) emptyTrash() {
+// emptyTrash removes, in the background, what is in the trash now.
+func (s *Store) emptyTrash() error {
 	list, err := os.ReadDir(s.path("trash"))
 	if err != nil {
-		s.log.Warn("removed writable layers cannot be looked for", "err", err)
+		return err
 	}
-	for _, e := range list {
-		s.shred(s.path("trash", e.Name()))
-	}
+	s.work.Go(func() {
+		for _, e := range list {
+			s.shred(s.path("trash", e.Name()))
+		}
+	})
+	return nil
 }
 
 func (s *Store) shred(dir string) {

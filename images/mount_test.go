@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pausa-run/pausa/integration/mkimage/image"
 	"golang.org/x/sys/unix"
@@ -195,4 +196,59 @@ func TestTrashIsEmptiedAtTheNextStart(t *testing.T) {
 	if left, err := os.ReadDir(s.path("trash")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
+}
+
+func TestSpares(t *testing.T) {
+	ctx := context.Background()
+	o := folders(t)
+	s := open(t, o)
+	img := load(t, s, small("localhost/a:1"))
+	first := mountAs(t, s, "one", img.ID)
+	if err := os.WriteFile(filepath.Join(first, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	awaitSpares(t, s, img.ID)
+	second := mountAs(t, s, "two", img.ID)
+	if _, err := os.Stat(filepath.Join(second, "mine")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of another container: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(second, "yours"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := s.WritableUsage(ctx, "two"); err != nil || u.Inodes != 2 {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	if s.used["two"] != img.ID {
+		t.Errorf("used %v", s.used)
+	}
+	awaitSpares(t, s, img.ID)
+	if err := errors.Join(s.Unmount(ctx, "one"), s.Unmount(ctx, "two"), s.Remove(ctx, img.ID)); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.spares.take(img.ID); ok {
+		t.Error("an image that is gone has a spare")
+	}
+	nothingKept(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.lock = nil
+	if left, err := os.ReadDir(s.path("trash")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// awaitSpares waits until the spares of an image are made.
+func awaitSpares(t *testing.T, s *Store, image string) {
+	t.Helper()
+	for range 5000 {
+		s.spares.mu.Lock()
+		n := len(s.spares.ready[image])
+		s.spares.mu.Unlock()
+		if n == sparesPerImage {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("no spare was made")
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
@@ -115,19 +114,37 @@ var errNoLowerAppend = errors.New("overlayfs takes its layers in one string only
 // mountByFD mounts with one call per layer, so that their number and the
 // lengths of their names do not matter.
 func (s *Store) mountByFD(lower []string, dir, target string, readOnly bool) error {
+	mnt, err := s.detached(lower, dir, readOnly)
+	if err != nil {
+		return err
+	}
+	return attach(mnt, target)
+}
+
+// attach puts a detached mount at target and closes its descriptor.
+func attach(mnt int, target string) error {
+	defer func() { _ = unix.Close(mnt) }()
+	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount at %s: %w", target, err)
+	}
+	return nil
+}
+
+// detached makes an overlay that is mounted nowhere yet; it goes away with its descriptor.
+func (s *Store) detached(lower []string, dir string, readOnly bool) (mnt int, err error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENOSYS) {
-		return errNoLowerAppend
+		return -1, errNoLowerAppend
 	}
 	if err != nil {
-		return fmt.Errorf("open overlayfs: %w", err)
+		return -1, fmt.Errorf("open overlayfs: %w", err)
 	}
 	defer func() { _ = unix.Close(fs) }()
 	for _, l := range lower {
 		if err := unix.FsconfigSetString(fs, "lowerdir+", l); errors.Is(err, unix.EINVAL) {
-			return errNoLowerAppend
+			return -1, errNoLowerAppend
 		} else if err != nil {
-			return because(fs, "add layer "+l, err)
+			return -1, because(fs, "add layer "+l, err)
 		}
 	}
 	for _, kv := range s.overlayOptions(dir, readOnly) {
@@ -138,25 +155,20 @@ func (s *Store) mountByFD(lower []string, dir, target string, readOnly bool) err
 			err = unix.FsconfigSetFlag(fs, k)
 		}
 		if err != nil {
-			return because(fs, "set overlayfs option "+kv, err)
+			return -1, because(fs, "set overlayfs option "+kv, err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return because(fs, "make overlayfs", err)
+		return -1, because(fs, "make overlayfs", err)
 	}
 	attr := 0
 	if readOnly {
 		attr = unix.MOUNT_ATTR_RDONLY
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr)
-	if err != nil {
-		return because(fs, "make overlayfs", err)
+	if mnt, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attr); err != nil {
+		return -1, because(fs, "make overlayfs", err)
 	}
-	defer func() { _ = unix.Close(mnt) }()
-	if err := unix.MoveMount(mnt, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mount at %s: %w", target, err)
-	}
-	return nil
+	return mnt, nil
 }
 
 // overlayOptions are the options besides the layers. The writable layer of a
@@ -229,52 +241,4 @@ func mapText(maps []IDMap) string {
 		parts[i] = fmt.Sprintf("%d:%d:%d", m.Container, m.Host, m.Size)
 	}
 	return strings.Join(parts, ",")
-}
-
-// rootfsFolder holds the mount points. It is a private mount of its own: what
-// is mounted in it does not spread to every service of the host.
-type rootfsFolder struct {
-	path  string
-	mu    sync.Mutex
-	ready bool
-}
-
-func (f *rootfsFolder) prepare() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.ready {
-		return nil
-	}
-	if err := os.MkdirAll(f.path, 0o711); err != nil {
-		return err
-	}
-	if !isMount(f.path) {
-		if err := unix.Mount(f.path, f.path, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("make %s a mount: %w", f.path, err)
-		}
-	}
-	if err := unix.Mount("", f.path, "", unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make %s a private mount: %w", f.path, err)
-	}
-	f.ready = true
-	return nil
-}
-
-// close takes the mount away when no container has its root file system there.
-func (f *rootfsFolder) close() error {
-	list, err := os.ReadDir(f.path)
-	if errors.Is(err, os.ErrNotExist) || err == nil && len(list) > 0 {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return detach(f.path)
-}
-
-// isMount says whether something is mounted at path.
-func isMount(path string) bool {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, 0, &st)
-	return err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT != 0 && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }

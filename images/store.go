@@ -62,6 +62,7 @@ type Store struct {
 	mounts  *keyed // by container id
 	flights *flights
 	rootfs  rootfsFolder
+	spares  *spares
 
 	mu       sync.Mutex // names of images, and who uses which
 	used     map[string]string
@@ -80,7 +81,7 @@ type Store struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		opts: o, log: o.Log, platform: anyPlatform{platforms.Default()},
-		busy: newKeyed(), mounts: newKeyed(), flights: newFlights(),
+		busy: newKeyed(), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
 		used: map[string]string{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
 	}
 	if s.log == nil {
@@ -118,6 +119,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
+	if err := s.emptyTrash(); err != nil {
+		return err
+	}
 	s.rebuildAll(ctx)
 	if s.killed {
 		if err := s.sweep(in(ctx)); err != nil {
@@ -127,7 +131,6 @@ func (s *Store) open(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.work.Go(func() { s.collector(background) })
-	s.work.Go(s.emptyTrash)
 	s.reserve()
 	return nil
 }
@@ -164,6 +167,7 @@ func (s *Store) lockRoot() error {
 // stay mounted: containers outlive this process.
 func (s *Store) Close() error {
 	s.stop()
+	s.closeSpares()
 	s.work.Wait()
 	return errors.Join(s.rootfs.close(), s.lock.Truncate(0), s.shut())
 }
