@@ -83,13 +83,17 @@ func (k *Keeper) tell(exit runtime.Exit) {
 	}
 }
 
-// cgroupFolder is the folder of the controller: in cgroup v2 there is one for all.
+// cgroupFolder is the folder of the controller: in cgroup v2 there is one for
+// all. A hybrid host has the unified hierarchy beside the controllers.
 func (c *container) cgroupFolder(controller string) string {
-	if path, ok := c.cgroups[""]; ok {
+	if path, ok := c.cgroups[controller]; ok {
 		return path
 	}
-	return c.cgroups[controller]
+	return c.cgroups[""]
 }
+
+// unified says that the container's memory controller is that of cgroup v2.
+func (c *container) unified() bool { return c.cgroups["memory"] == "" && c.cgroups[""] != "" }
 
 // oomKills is how many processes of the container the kernel has killed for want of memory.
 func (c *container) oomKills() uint64 {
@@ -98,7 +102,7 @@ func (c *container) oomKills() uint64 {
 		return 0
 	}
 	name := "memory.oom_control"
-	if _, unified := c.cgroups[""]; unified {
+	if c.unified() {
 		name = "memory.events"
 	}
 	data, _ := os.ReadFile(filepath.Join(folder, name))

@@ -86,7 +86,7 @@ func (c *container) startProcess(lc *libcontainer.Container, process *libcontain
 		c.io.useTerminal(master)
 		return nil
 	}
-	ends, err := c.io.pipes(process, c.request.Stdin)
+	ends, err := c.io.pipes(process, c.request.Stdin, c.request.StdinOnce)
 	if err != nil {
 		return err
 	}

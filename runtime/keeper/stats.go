@@ -39,8 +39,8 @@ func (k *Keeper) stats(ids []string) ([]runtime.Stats, error) {
 
 func (c *container) stats() runtime.Stats {
 	s := runtime.Stats{ID: c.id, Time: time.Now()}
-	if folder, ok := c.cgroups[""]; ok {
-		unifiedStats(folder, &s)
+	if c.unified() {
+		unifiedStats(c.cgroups[""], &s)
 	} else {
 		c.legacyStats(&s)
 	}

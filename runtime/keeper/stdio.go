@@ -37,7 +37,7 @@ func newStdio(dir string, log *logFile, scratch *pipePool) *stdio {
 
 // pipes makes the FIFOs and gives the container's ends to process. The ends
 // returned belong to the container: they are closed once it runs.
-func (s *stdio) pipes(process *libcontainer.Process, stdin bool) (ends []*os.File, err error) {
+func (s *stdio) pipes(process *libcontainer.Process, stdin, once bool) (ends []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(ends)
@@ -66,7 +66,13 @@ func (s *stdio) pipes(process *libcontainer.Process, stdin bool) (ends []*os.Fil
 	if err := s.openStdin(); err != nil {
 		return ends, err
 	}
-	end, err := openFIFO(s.path("stdin"), unix.O_RDONLY)
+	// Only an input that must end some day is opened for reading alone: its
+	// end then also comes with the keeper's.
+	flags := unix.O_RDWR
+	if once {
+		flags = unix.O_RDONLY
+	}
+	end, err := openFIFO(s.path("stdin"), flags)
 	if err != nil {
 		return ends, err
 	}
