@@ -9,6 +9,7 @@ import (
 	"time"
 
 	cimages "github.com/containerd/containerd/v2/core/images"
+
 	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
 

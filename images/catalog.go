@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/pausa-run/pausa/internal/atomicfile"
 )
 
@@ -150,6 +151,7 @@ func (s *Store) refreshLocked(ctx context.Context) error {
 	}
 	c.sort()
 	s.cache.Store(c)
+	s.usage.forget()
 	s.dropSpares(func(image string) bool { return c.byID[image] == nil })
 	if err := atomicfile.WriteJSON(s.path("names.json"), c.targets); err != nil {
 		s.log.Warn("the names of the images cannot be written down a second time", "err", err)

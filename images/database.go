@@ -16,8 +16,9 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/pausa-run/pausa/internal/atomicfile"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/pausa-run/pausa/internal/atomicfile"
 )
 
 // brokenPrefix begins the folders of databases that could not be read.

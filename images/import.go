@@ -52,8 +52,10 @@ func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]Ima
 		return nil, fmt.Errorf("import archive: %w", err)
 	}
 	for _, t := range distinct(list) {
-		err := s.take(ctx, &taking{target: t, all: o.AllPlatforms,
-			missing: "is missing from the archive, or its bytes do not have that digest: the archive is damaged"})
+		err := s.take(ctx, &taking{
+			target: t, all: o.AllPlatforms,
+			missing: "is missing from the archive, or its bytes do not have that digest: the archive is damaged",
+		})
 		if err != nil {
 			return nil, fmt.Errorf("import archive: image %s: %w", label(list, t), err)
 		}

@@ -13,8 +13,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/pausa-run/pausa/integration/mkimage/image"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
 
 // insideEnv marks the process that runs the tests in a mount namespace of its own.
@@ -58,8 +59,10 @@ type logged struct{ bytes.Buffer }
 func folders(t testing.TB) Options {
 	t.Helper()
 	dir := t.TempDir()
-	return Options{Root: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"),
-		Log: slog.New(slog.NewTextHandler(&logged{}, nil))}
+	return Options{
+		Root: filepath.Join(dir, "state"), Run: filepath.Join(dir, "run"),
+		Log: slog.New(slog.NewTextHandler(&logged{}, nil)),
+	}
 }
 
 // open opens a store that is closed at the end of the test; then nothing of

@@ -10,8 +10,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/pausa-run/pausa/internal/atomicfile"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/atomicfile"
 )
 
 // MountOptions of Mount.

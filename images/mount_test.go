@@ -13,8 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pausa-run/pausa/integration/mkimage/image"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
 
 func TestWritableLayer(t *testing.T) {

@@ -187,8 +187,10 @@ func (s *Store) overlayOptions(dir string, readOnly bool) []string {
 // mountByString is for kernels before 6.7. containerd's mount makes the names
 // of many layers short enough for the one page that the kernel takes.
 func (s *Store) mountByString(lower []string, dir, target string, readOnly bool) error {
-	m := mount.Mount{Type: "overlay", Source: "overlay",
-		Options: append(s.overlayOptions(dir, readOnly), "lowerdir="+strings.Join(lower, ":"))}
+	m := mount.Mount{
+		Type: "overlay", Source: "overlay",
+		Options: append(s.overlayOptions(dir, readOnly), "lowerdir="+strings.Join(lower, ":")),
+	}
 	if readOnly {
 		m.Options = append(m.Options, "ro")
 	}

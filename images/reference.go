@@ -22,7 +22,7 @@ func Normalize(ref string) (string, error) {
 	}
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return "", fmt.Errorf("%w %q: %v: write it as registry/repository:tag", ErrInvalid, short(ref), err)
+		return "", fmt.Errorf("%w %q: %w: write it as registry/repository:tag", ErrInvalid, short(ref), err)
 	}
 	return named.String(), nil
 }

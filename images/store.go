@@ -251,6 +251,7 @@ func (s *Store) garbage() {
 		s.log.Warn("unused image content cannot be removed; it is tried again at the next change", "err", err)
 	}
 	s.usage.forget()
+	s.reserve() // again, when Remove had to use it
 }
 
 // collectSoon asks the collector to run; a request that waits is enough for all.

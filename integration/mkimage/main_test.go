@@ -17,8 +17,10 @@ func TestOptionsReachTheImage(t *testing.T) {
 	if err := os.WriteFile(extra, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	o, err := parse([]string{"-o", "x", "-name", "localhost/y:2", "-label", "a=b", "-user", "app", "-layers", "3",
-		"-env", "K=v", "-cmd", "sleep 9", "-file", extra + ":/opt/run.sh"})
+	o, err := parse([]string{
+		"-o", "x", "-name", "localhost/y:2", "-label", "a=b", "-user", "app", "-layers", "3",
+		"-env", "K=v", "-cmd", "sleep 9", "-file", extra + ":/opt/run.sh",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
