@@ -2,7 +2,9 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	"github.com/pausa-run/pausa/cri/logs"
@@ -41,9 +43,13 @@ func (s *pausaService) Logs(r *pausav1.LogsRequest, out pausav1.Pausa_LogsServer
 	if r.Follow {
 		o.Ended = s.ended(ctx, id)
 	}
-	return logs.Read(ctx, path, o, func(l logs.Lines) error {
+	err = logs.Read(ctx, path, o, func(l logs.Lines) error {
 		return out.Send(&pausav1.LogsResponse{Data: l.Data, Stderr: l.Stderr})
 	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("container %s of pod %s has no log yet: %w", r.Container, r.Pod, pod.ErrNotFound)
+	}
+	return err
 }
 
 // ended is closed when the container has, or cannot be waited for, or the daemon stops.
