@@ -9,8 +9,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"github.com/vishvananda/netlink"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // foreign is a table of somebody else, and a chain of another part in ours.

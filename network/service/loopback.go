@@ -13,8 +13,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // dialTimeout bounds the wait for one endpoint before the next is tried.

@@ -6,9 +6,10 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // routeProtocol marks our routes in `ip route`.

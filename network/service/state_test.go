@@ -11,8 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // randomServices is a few Services out of a small world, so that they collide.

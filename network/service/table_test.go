@@ -11,8 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pausa-run/pausa/internal/nft"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // kernelState is a host without a kernel: its flows and its routes.
