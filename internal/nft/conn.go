@@ -162,23 +162,39 @@ func (c *Conn) encode(o op) error {
 	case opDeleteSet:
 		c.lib.DelSet(o.set.lib())
 	case opAddElements:
-		return c.lib.SetAddElements(o.set.lib(), libElements(o.elems, true))
+		return c.lib.SetAddElements(o.set.lib(), o.set.encode(o.elems, true))
 	case opDeleteElements:
-		return c.lib.SetDeleteElements(o.set.lib(), libElements(o.elems, false))
+		return c.lib.SetDeleteElements(o.set.lib(), o.set.encode(o.elems, false))
 	}
 	return nil
 }
 
-func libElements(elems []Element, data bool) []nftables.SetElement {
+// trim takes away the padding that a value has only in a concatenation.
+func trim(types []Type, v Value) []byte {
+	if len(types) == 1 && len(v) > types[0].bytes() {
+		return v[:types[0].bytes()]
+	}
+	return v
+}
+
+// pad gives it back.
+func pad(v []byte) Value {
+	for len(v)%4 != 0 {
+		v = append(v, 0)
+	}
+	return v
+}
+
+func (s Set) encode(elems []Element, data bool) []nftables.SetElement {
 	out := make([]nftables.SetElement, len(elems))
 	for i, e := range elems {
-		out[i].Key = e.Key
+		out[i].Key = trim(s.Key, e.Key)
 		switch {
 		case !data:
 		case e.Verdict.Kind != NoVerdict:
 			out[i].VerdictData = e.Verdict.lib()
 		default:
-			out[i].Val = e.Data
+			out[i].Val = trim(s.Data, e.Data)
 		}
 	}
 	return out
@@ -212,11 +228,11 @@ func (c *Conn) Elements(s Set) ([]Element, error) {
 	}
 	out := make([]Element, len(found))
 	for i, e := range found {
-		out[i].Key = e.Key
+		out[i].Key = pad(e.Key)
 		if s.Verdicts {
 			out[i].Verdict = parseVerdict(e.Val)
 		} else {
-			out[i].Data = e.Val
+			out[i].Data = pad(e.Val)
 		}
 	}
 	return out, nil

@@ -111,7 +111,7 @@ func (t *fakeTable) applyChain(o op) error {
 			t.chains[name] = &fakeChain{Chain: o.chain}
 			t.order = append(t.order, name)
 		} else if c.Chain != o.chain {
-			return fmt.Errorf("chain %s: %w", name, unix.EEXIST)
+			return fmt.Errorf("chain %s: %w", name, unix.EOPNOTSUPP)
 		}
 		return nil
 	}

@@ -81,17 +81,16 @@ func Random(mod uint32) Field {
 	}}
 }
 
-// loadAll loads the fields one after the other and says which register is
-// free after them.
-func loadAll(fields []Field) (text string, exprs []expr.Any, next uint32) {
+// loadAll loads the fields one after the other, from the first register on.
+func loadAll(fields []Field) (text string, exprs []expr.Any) {
 	texts := make([]string, len(fields))
-	next = firstReg
+	next := uint32(firstReg)
 	for i, f := range fields {
 		texts[i] = f.text
 		exprs = append(exprs, f.load(next)...)
 		next += f.typ.words()
 	}
-	return strings.Join(texts, " . "), exprs, next
+	return strings.Join(texts, " . "), exprs
 }
 
 func protoName(p uint8) string {

@@ -102,7 +102,7 @@ func InSet(s Set, fields ...Field) Stmt { return inSet(s, fields, false) }
 func NotInSet(s Set, fields ...Field) Stmt { return inSet(s, fields, true) }
 
 func inSet(s Set, fields []Field, invert bool) Stmt {
-	text, exprs, _ := loadAll(fields)
+	text, exprs := loadAll(fields)
 	sign := " @"
 	if invert {
 		sign = " != @"
@@ -113,7 +113,7 @@ func inSet(s Set, fields []Field, invert bool) Stmt {
 
 // VMap takes the verdict that the map holds for the fields: "ip daddr vmap @x".
 func VMap(s Set, fields ...Field) Stmt {
-	text, exprs, _ := loadAll(fields)
+	text, exprs := loadAll(fields)
 	return Stmt{text: text + " vmap @" + s.Name, sets: []string{s.Name}, exprs: append(exprs,
 		&expr.Lookup{SourceRegister: firstReg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: s.Name})}
 }
@@ -122,7 +122,7 @@ func VMap(s Set, fields ...Field) Stmt {
 // fields: "dnat ip to ip daddr . th dport map @x". The map's data is an address
 // of the family and a port. A key that is missing ends the rule.
 func DNATMap(f Family, s Set, fields ...Field) Stmt {
-	text, exprs, _ := loadAll(fields)
+	text, exprs := loadAll(fields)
 	return Stmt{
 		text: "dnat " + f.header() + " to " + text + " map @" + s.Name,
 		sets: []string{s.Name},

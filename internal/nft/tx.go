@@ -76,7 +76,7 @@ func NewTx() *Tx { return &Tx{ops: []op{{kind: opAddTable}}} }
 func (t *Tx) Empty() bool { return len(t.ops) == 1 }
 
 // AddChain makes a chain; one that is there already keeps its rules. A base
-// chain with another hook or priority is refused (EEXIST).
+// chain with another hook or priority is refused (EOPNOTSUPP or EEXIST).
 func (t *Tx) AddChain(c Chain) { t.ops = append(t.ops, op{kind: opAddChain, chain: c}) }
 
 // FlushChain removes the chain's rules; the chain must exist.
