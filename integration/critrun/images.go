@@ -120,7 +120,7 @@ func shellImage(base image.Spec, root string) (image.Spec, error) {
 	}
 	for _, a := range strings.Fields(string(out)) {
 		if a != "busybox" {
-			files = append(files, image.Hardlink("bin/"+a, "bin/busybox"))
+			files = append(files, image.File{Path: "bin/" + a, Type: tar.TypeLink, Mode: 0o755, Link: "bin/busybox"})
 		}
 	}
 	files = append(files, image.File{Path: "bin/pgrep", Mode: 0o755, Data: []byte(`#!/bin/sh

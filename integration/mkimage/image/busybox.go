@@ -83,7 +83,8 @@ func busyboxLayer(data []byte, applets []string) Layer {
 	l = append(l, File{Path: program, Mode: 0o755, Data: data})
 	for _, a := range applets {
 		if a != program && a != "linuxrc" {
-			l = append(l, Hardlink(a, program))
+			// A hard link's header has the mode of its file, as tar writes it: it is set again.
+			l = append(l, File{Path: a, Type: tar.TypeLink, Mode: 0o755, Link: program})
 		}
 	}
 	l = append(l, Dir("dev"), Dir("etc"), Dir("home"), Dir("mnt"), Dir("opt"), Dir("proc"), Dir("run"), Dir("sys"),
