@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+
 	"github.com/pausa-run/pausa/network/bridge"
 )
 
@@ -87,11 +88,22 @@ func parseConf(data []byte) (*libcni.NetworkConfigList, error) {
 	if kind.Plugins != nil || kind.Inline != nil {
 		return libcni.NetworkConfFromBytes(data)
 	}
+	return listOf(data)
+}
+
+// listOf makes a list of a single plugin's configuration.
+func listOf(data []byte) (*libcni.NetworkConfigList, error) {
 	single, err := libcni.NetworkPluginConfFromBytes(data)
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(single)
+	list, err := json.Marshal(map[string]any{
+		"name": single.Network.Name, "cniVersion": single.Network.CNIVersion, "plugins": []json.RawMessage{data},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	return libcni.NetworkConfFromBytes(list)
 }
 
 // builtinList is the configuration of the built-in network.

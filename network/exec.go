@@ -16,8 +16,9 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/pausa-run/pausa/network/bridge"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/network/bridge"
 )
 
 const (

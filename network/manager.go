@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
+
 	"github.com/pausa-run/pausa/internal/atomicfile"
 	"github.com/pausa-run/pausa/network/bridge"
 )

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pausa-run/pausa/network/bridge/hosttest"
 	"github.com/vishvananda/netlink"
+
+	"github.com/pausa-run/pausa/network/bridge/hosttest"
 )
 
 // newManager makes a Manager for a host, with the ranges 10.9.0.0/24 and fd09::/64.

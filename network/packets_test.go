@@ -9,9 +9,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pausa-run/pausa/network/bridge/hosttest"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/network/bridge/hosttest"
 )
 
 // twoHosts are a host with pods and another one on the network 192.0.2.0/24, 2001:db8::/64.

@@ -23,7 +23,8 @@ func checkID(id string) error {
 }
 
 func unsafe(r rune) bool {
-	return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.:", r))
+	alnum := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+	return !alnum && !strings.ContainsRune("-_.:", r)
 }
 
 // check refuses values that could end or add a variable in CNI_ARGS. Nothing is ever escaped: no

@@ -17,8 +17,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/pausa-run/pausa/network/bridge/hosttest"
 	"github.com/vishvananda/netlink"
+
+	"github.com/pausa-run/pausa/network/bridge/hosttest"
 )
 
 // The test binary is also the plugin, by the name it is called by.
@@ -228,7 +229,8 @@ func TestAsExecutable(t *testing.T) {
 			t.Fatal(err)
 		}
 		rt := &libcni.RuntimeConf{ContainerID: "abc", NetNS: pod.NetNS(), IfName: "eth0", CapabilityArgs: map[string]any{
-			"portMappings": []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}}}}
+			"portMappings": []PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}},
+		}}
 		h.Must(func() error { // plugins start in the namespace of the thread that calls libcni
 			raw, err := cni.AddNetworkList(context.Background(), list, rt)
 			if err != nil {

@@ -11,8 +11,9 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
-	"github.com/pausa-run/pausa/internal/nft"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // spoofGuard is table bridge pausa: what comes in by a pod's port must have the

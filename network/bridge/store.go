@@ -11,8 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/pausa-run/pausa/internal/atomicfile"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/atomicfile"
 )
 
 // errFull is wrapped when a range has no free address.

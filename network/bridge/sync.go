@@ -8,8 +8,9 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/pausa-run/pausa/internal/nft"
 	"github.com/vishvananda/netlink"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 func newTx() *nft.Tx { return nft.NewTx() }
