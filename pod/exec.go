@@ -142,7 +142,7 @@ func (m *Manager) Update(ctx context.Context, id string, r runtime.Resources) er
 		return err
 	}
 	merged := mergeResources(c.rec.Config.Resources, r)
-	if err := rt.Update(ctx, c.rec.ID, runtime.LinuxResources(merged)); err != nil {
+	if err := rt.Update(ctx, c.rec.ID, merged.OCI()); err != nil {
 		return fmt.Errorf("update container %s: %w", c.rec.ID, keeperErr(err))
 	}
 	m.set(func() { c.rec.Config.Resources = merged })

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -297,11 +298,19 @@ func (k *fakeKeeper) Update(_ context.Context, id string, r *specs.LinuxResource
 	return nil
 }
 
-func (k *fakeKeeper) Exits(context.Context) (<-chan runtime.Exit, error) {
+func (k *fakeKeeper) Exits(ctx context.Context) (<-chan runtime.Exit, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	ch := make(chan runtime.Exit, 64)
 	k.exits = append(k.exits, ch)
+	context.AfterFunc(ctx, func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if i := slices.Index(k.exits, ch); i >= 0 {
+			k.exits = slices.Delete(k.exits, i, i+1)
+			close(ch)
+		}
+	})
 	return ch, nil
 }
 

@@ -29,6 +29,12 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, keeper: newFakeKeeper(), net: newFakeNetwork(), images: newFakeImages(t), run: t.TempDir()}
 	w.restart()
+	t.Cleanup(func() { // the pods' mounts keep the test's folder from being removed
+		w.m.Close()
+		for _, p := range w.m.Pods() {
+			_ = w.m.unmountPod(p.ID)
+		}
+	})
 	return w
 }
 
@@ -49,7 +55,6 @@ func (w *world) restart() {
 		w.t.Fatal(err)
 	}
 	w.m = m
-	w.t.Cleanup(m.Close)
 }
 
 // checkEmpty fails the test if anything of any pod is left.

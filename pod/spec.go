@@ -28,7 +28,7 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if cfg.Security.Privileged && !podCfg.Privileged {
 		return none, fmt.Errorf("%w: privileged container in a pod that is not privileged", ErrInvalid)
 	}
-	rootfs, err := m.opts.Images.Mount(ctx, c.rec.ID, img.ID, images.MountOptions{UIDMaps: podCfg.UIDMaps, GIDMaps: podCfg.GIDMaps})
+	rootfs, err := m.opts.Images.Mount(ctx, c.rec.ID, img.ID, images.MountOptions{UIDMaps: imageMaps(podCfg.UIDMaps), GIDMaps: imageMaps(podCfg.GIDMaps)})
 	if err != nil {
 		return none, fmt.Errorf("mount image: %w", err)
 	}
@@ -59,6 +59,14 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	return runtime.ContainerSpec{
 		ID: c.rec.ID, PodID: c.rec.PodID, Spec: spec, LogPath: c.rec.LogPath, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
 	}, nil
+}
+
+func imageMaps(maps []runtime.IDMap) []images.IDMap {
+	var out []images.IDMap
+	for _, m := range maps {
+		out = append(out, images.IDMap{Container: m.ContainerID, Host: m.HostID, Size: m.Size})
+	}
+	return out
 }
 
 // commandLine merges as Kubernetes does: command replaces the image's entrypoint

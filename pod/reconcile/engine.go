@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
+	"path/filepath"
 	goruntime "runtime"
 	"sync"
 	"time"
@@ -119,6 +121,11 @@ func New(opts Options) (*Engine, error) {
 	}
 	if opts.ResolvConf == "" {
 		opts.ResolvConf = "/etc/resolv.conf"
+	}
+	for _, dir := range []string{filepath.Join(opts.StateDir, "pods"), filepath.Join(opts.StateDir, "logs"), filepath.Join(opts.RunDir, "volumes")} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("make reconcile engine: %w", err)
+		}
 	}
 	objects, err := openStore(opts.StateDir, opts.Log)
 	if err != nil {

@@ -195,7 +195,7 @@ func (s *store) makeDir(dir string) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-// remove forgets an object, if it is still that one. Its folder stays.
+// remove forgets an object, if it is still that one, and folders that are empty then.
 func (s *store) remove(o manifest.Object) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,6 +211,9 @@ func (s *store) remove(o manifest.Object) error {
 		return fmt.Errorf("remove %s: %w", ref, err)
 	}
 	delete(s.objects, ref)
+	for dir := filepath.Dir(path); dir != s.dir && os.Remove(dir) == nil; {
+		dir = filepath.Dir(dir)
+	}
 	s.tell()
 	return nil
 }
