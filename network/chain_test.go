@@ -27,7 +27,7 @@ func TestReferencePlugins(t *testing.T) {
 		t.Skipf("the reference plugins cannot be built here: %v: %s", err, out)
 	}
 	must0(t, os.WriteFile(filepath.Join(dir, "10-ref.conflist"), []byte(`{"cniVersion":"1.0.0","name":"ref","plugins":[
-		{"type":"bridge","bridge":"ref0","isGateway":true,"ipam":{"type":"host-local","dataDir":"`+t.TempDir()+`",
+		{"type":"bridge","bridge":"ref0","isDefaultGateway":true,"ipam":{"type":"host-local","dataDir":"`+t.TempDir()+`",
 			"ranges":[[{"subnet":"10.30.0.0/24"}],[{"subnet":"fd30::/64"}]]}},
 		{"type":"portmap","backend":"nftables","snat":true,"capabilities":{"portMappings":true}}]}`), 0o600))
 	h, other := hosttest.New(t), hosttest.New(t)
