@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -23,8 +22,8 @@ type flow struct {
 
 // flows is the kernel's connection tracking.
 type flows interface {
-	// Forget deletes the flows of the family that match.
-	Forget(f nft.Family, match func(flow) bool) error
+	// Forget deletes the flows of the family and protocol that match.
+	Forget(f nft.Family, proto uint8, match func(flow) bool) error
 	// LocalAddrs lists the host's own addresses.
 	LocalAddrs() ([]netip.Addr, error)
 	Close() error
@@ -34,16 +33,21 @@ type flows interface {
 // for those that lead to an endpoint in force; a client that goes on sending
 // then gets one of these. What fails is tried again after the next Sync.
 func (t *Table) forgetFlows() error {
-	stale := map[nft.Family]map[key]bool{}
+	type kind struct {
+		family nft.Family
+		proto  uint8
+	}
+	stale := map[kind]map[key]bool{}
 	node := false
 	for k := range t.stale {
 		if !k.connectionless() {
 			continue
 		}
-		if stale[k.family] == nil {
-			stale[k.family] = map[key]bool{}
+		of := kind{k.family, k.proto}
+		if stale[of] == nil {
+			stale[of] = map[key]bool{}
 		}
-		stale[k.family][k] = true
+		stale[of][k] = true
 		node = node || k.node()
 	}
 	var local []netip.Addr
@@ -53,8 +57,8 @@ func (t *Table) forgetFlows() error {
 			return fmt.Errorf("forget stale connections: %w", err)
 		}
 	}
-	for f, keys := range stale {
-		if err := t.flows.Forget(f, t.state.staleFlows(f, keys, local)); err != nil {
+	for of, keys := range stale {
+		if err := t.flows.Forget(of.family, of.proto, t.state.staleFlows(of.family, keys, local)); err != nil {
 			return fmt.Errorf("forget stale connections: %w", err)
 		}
 	}
@@ -82,61 +86,33 @@ func (s *state) staleFlows(f nft.Family, keys map[key]bool, local []netip.Addr) 
 	}
 }
 
-// dumpTries is how often a listing that the kernel interrupted is begun anew.
-const dumpTries = 5
-
 // handle is the real kernel.
 type handle struct {
 	nl *netlink.Handle
+	ct *conntrack
 }
 
 func openHandle() (*handle, error) {
-	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &handle{nl}, nil
+	ct, err := openConntrack()
+	if err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return &handle{nl, ct}, nil
 }
 
 func (h *handle) Close() error {
 	h.nl.Close()
-	return nil
-}
-
-// matcher is what the library asks about each flow.
-type matcher func(flow) bool
-
-// MatchConntrackFlow is the library's interface.
-func (m matcher) MatchConntrackFlow(f *netlink.ConntrackFlow) bool {
-	if f.Forward.Protocol == unix.IPPROTO_TCP {
-		return false
-	}
-	return m(flow{
-		proto: f.Forward.Protocol,
-		to:    addrPort(f.Forward.DstIP, f.Forward.DstPort),
-		by:    addrPort(f.Reverse.SrcIP, f.Reverse.SrcPort),
-	})
-}
-
-func addrPort(ip net.IP, port uint16) netip.AddrPort {
-	a, _ := netip.AddrFromSlice(ip)
-	return netip.AddrPortFrom(a.Unmap(), port)
+	return h.ct.conn.Close()
 }
 
 // Forget deletes flows.
-func (h *handle) Forget(f nft.Family, match func(flow) bool) error {
-	family := netlink.InetFamily(unix.AF_INET)
-	if f == nft.IPv6 {
-		family = unix.AF_INET6
-	}
-	var err error
-	for range dumpTries {
-		_, err = h.nl.ConntrackDeleteFilters(netlink.ConntrackTable, family, matcher(match))
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return err
-		}
-	}
-	return err
+func (h *handle) Forget(f nft.Family, proto uint8, match func(flow) bool) error {
+	return h.ct.forget(f, proto, match)
 }
 
 // LocalAddrs lists the addresses of all interfaces.

@@ -24,11 +24,11 @@ type kernelState struct {
 	fail   error
 }
 
-func (k *kernelState) Forget(f nft.Family, match func(flow) bool) error {
+func (k *kernelState) Forget(f nft.Family, proto uint8, match func(flow) bool) error {
 	if k.fail != nil {
 		return k.fail
 	}
-	k.flows[f] = slices.DeleteFunc(k.flows[f], match)
+	k.flows[f] = slices.DeleteFunc(k.flows[f], func(fl flow) bool { return fl.proto == proto && match(fl) })
 	return nil
 }
 
