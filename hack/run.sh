@@ -45,6 +45,7 @@ start_host() {
   setsid unshare --net --mount --pid --uts --fork --kill-child --mount-proc --propagation private \
     bash "$here/hack/run.sh" --init "$dir" </dev/null >"$dir/init.log" 2>&1 &
   echo $! >"$dir/unshare.pid"
+  disown
   for _ in $(seq 100); do
     if [ -e "$dir/ready" ]; then break; fi
     sleep 0.05
@@ -96,10 +97,16 @@ facts() {
   ' facts "$dir" "${dir##*/}" | sort
 }
 
+# furniture is what the first pod makes once for all that follow.
+furniture() {
+  grep -vxE "(file|mount) $run/(images(/rootfs)?|network/netns)|file $run/(keeper/filters-[0-9a-f]+|network/cni/results|network/ipam/pausa/cursor/[46])" || true
+}
+
 start_daemon() {
   (cd "$here" && go run ./integration/mkimage -o "$dir/busybox.tar")
   PAUSA_CGROUP_PARENT=/${dir##*/} nsenter --target "$pid" --net --mount --pid --uts -- \
     "$here/bin/pausa" serve --state "$dir/state" --run $run --socket $sock </dev/null >"$dir/daemon.log" 2>&1 &
+  disown
   until_ok 20 pausa get pods
   pausa images import "$dir/busybox.tar"
 }
@@ -133,12 +140,12 @@ example() {
   port=$(grep -m1 -oE '"port": ?[0-9]+' <<<"$svc" | grep -oE '[0-9]+')
   pod=$(pausa get pods -o name | head -n 1)
   echo "http://$vip:$port/"
-  both_answer "the host" inside busybox wget -q -T 2 -O - "http://$vip:$port/"
-  both_answer "a pod" pausa exec "${pod#pod/}" -- wget -q -T 2 -O - "http://$vip:$port/"
+  both_answer "the host" inside timeout 5 busybox wget -q -O - "http://$vip:$port/"
+  both_answer "a pod" pausa exec "${pod#pod/}" -c web -- timeout 5 wget -q -O - "http://$vip:$port/"
 
   say "logs and exec"
-  pausa logs "${pod#pod/}" --tail 3
-  pausa exec "${pod#pod/}" -- uname -n
+  pausa logs "${pod#pod/}" -c backend --tail 3
+  pausa exec "${pod#pod/}" -c web -- uname -n
 }
 
 keep() {
@@ -157,7 +164,7 @@ TEXT
 nothing_left() {
   local end=$((SECONDS + 15)) left=
   while :; do
-    left=$(comm -13 "$dir/before" <(facts))
+    left=$(comm -13 "$dir/before" <(facts) | furniture)
     [ -n "$left" ] || return 0
     [ $SECONDS -lt $end ] || die "this is left:"$'\n'"$left"
     sleep 0.2

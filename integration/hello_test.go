@@ -71,12 +71,12 @@ func (n *node) answers(from string, pods []corev1.Pod, call func() (string, erro
 }
 
 func (n *node) wget(url string) func() (string, error) {
-	return func() (string, error) { return n.Output("busybox", "wget", "-q", "-T", "5", "-O", "-", url) }
+	return func() (string, error) { return n.Output("timeout", "5", "busybox", "wget", "-q", "-O", "-", url) }
 }
 
 func (n *node) wgetFrom(pod, url string) func() (string, error) {
 	return func() (string, error) {
-		out, stderr, code := n.CLI("", "exec", pod, "-c", "front", "--", "wget", "-q", "-T", "5", "-O", "-", url)
+		out, stderr, code := n.CLI("", "exec", pod, "-c", "front", "--", "timeout", "5", "wget", "-q", "-O", "-", url)
 		if code != 0 {
 			return "", fmt.Errorf("exit status %d: %s", code, stderr)
 		}
