@@ -209,7 +209,12 @@ func (c *Client) Signal(ctx context.Context, id string, sig syscall.Signal, all 
 
 // Wait blocks until the container has exited.
 func (c *Client) Wait(ctx context.Context, id string) (exit Exit, err error) {
-	err = c.call(ctx, wire.ContainerWait, wire.ID{ID: id}, &exit)
+	s, err := c.open(ctx, wire.ContainerWait, wire.ID{ID: id})
+	if err != nil {
+		return exit, err
+	}
+	defer s.close() // the keeper reads nothing more on it
+	_, err = s.receive(&exit)
 	return exit, err
 }
 

@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Command pausa-keeper is the parent of a node's pauses and containers. The
 // daemon starts it; it outlives the daemon. Containers' inits are this program,
 // too: libcontainer runs it with the argument "init".
@@ -5,7 +7,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	_ "github.com/opencontainers/cgroups/devices" // or no device rule can be set
 	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // a C constructor that makes namespaces for inits
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime/keeper"
@@ -67,9 +69,6 @@ func run() (err error) {
 	if o.version {
 		fmt.Println("pausa-keeper", version, keeper.BuildID())
 		return nil
-	}
-	if !complete {
-		return errors.New("this program was built without cgo and cannot start containers: build it with `make build`")
 	}
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: only flags are taken, see -help", flag.Arg(0))

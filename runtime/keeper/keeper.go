@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Package keeper is the process side of Pausa: the parent of every pause and
 // container on a node. It starts them, copies their output to log files, gives
 // terminals, collects exits, and answers a Client over a unix socket. All that
