@@ -79,6 +79,7 @@ type Objects interface {
 	// Delete marks objects for deletion; with Wait it returns when they are gone.
 	Delete(ctx context.Context, sel Selection, o DeleteOptions) ([]Ref, error)
 	// FindContainer finds a container of a declared pod ("" is the first); previous is the run before the present one.
+	// id is "" when only the log is left.
 	FindContainer(namespace, pod, container string, previous bool) (id, logPath string, err error)
 }
 

@@ -159,6 +159,9 @@ func TestPausaExecRefusals(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument, "65535")
 	_, _, _, err = collect(d.exec(t, &pausav1.ExecRequest_Start{Pod: "other", Command: []string{"a"}}))
 	wantCode(t, err, codes.NotFound, "other")
+	d.objects.container = ""
+	_, _, _, err = collect(d.exec(t, &pausav1.ExecRequest_Start{Pod: "web", Command: []string{"a"}}))
+	wantCode(t, err, codes.FailedPrecondition, "does not run")
 }
 
 func TestPausaExecClientGone(t *testing.T) {

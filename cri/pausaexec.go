@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -86,6 +87,9 @@ func (s *pausaService) begin(stream execServer) (*session, error) {
 	id, _, err := objects.FindContainer(first.Start.Namespace, first.Start.Pod, first.Start.Container, false)
 	if err != nil {
 		return nil, err
+	}
+	if id == "" {
+		return nil, fmt.Errorf("container %s of pod %s does not run: %w", first.Start.Container, first.Start.Pod, pod.ErrState)
 	}
 	return &session{stream: stream, start: first.Start, container: id}, nil
 }

@@ -66,7 +66,9 @@ func (s *pausaService) ended(ctx context.Context, id string) <-chan struct{} {
 	go func() {
 		defer close(done)
 		defer cancel()
-		_, _ = s.o.Pods.Wait(ctx, id)
+		if id != "" { // else only the log is left
+			_, _ = s.o.Pods.Wait(ctx, id)
+		}
 	}()
 	return done
 }

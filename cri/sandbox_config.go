@@ -3,11 +3,11 @@ package cri
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -202,9 +202,7 @@ func podPorts(cfg *pod.Config, ports []*criv1.PortMapping) error {
 			return invalid(field+".host_port", "%s port %d is given twice", proto, p.HostPort)
 		}
 		taken[key] = true
-		cfg.Ports = slices.Grow(cfg.Ports, 1)[:len(cfg.Ports)+1] // the element's type is the network's, which this package does not import
-		m := &cfg.Ports[len(cfg.Ports)-1]
-		m.HostIP, m.HostPort, m.ContainerPort, m.Protocol = p.HostIp, uint16(p.HostPort), uint16(p.ContainerPort), proto
+		cfg.Ports = append(cfg.Ports, network.PortMapping{HostIP: p.HostIp, HostPort: uint16(p.HostPort), ContainerPort: uint16(p.ContainerPort), Protocol: proto})
 	}
 	return nil
 }

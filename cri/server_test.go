@@ -68,6 +68,11 @@ func newDaemon(t *testing.T, change ...func(*Options)) *daemon {
 			t.Errorf("serve: %v", err)
 		}
 	})
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if _, err := os.Stat(d.socket); err == nil {
+			break // else the client would wait a second before its next try
+		}
+	}
 	conn, err := grpc.NewClient("unix://"+d.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(maxMessage)))
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,11 +68,11 @@ func (l *file) rewind() error {
 
 func (l *file) close() { _ = l.f.Close() }
 
-func closeAll(files []*file) error {
+func closeAll(files []*file) (err error) {
 	for _, f := range files {
-		f.close()
+		err = errors.Join(err, f.f.Close())
 	}
-	return nil
+	return err
 }
 
 // line returns the next line with its newline, or a piece of one that is too
@@ -151,9 +152,37 @@ func (l *file) truncated() error {
 
 func keyOf(line []byte) string { return string(line[:min(len(line), keyLen)]) }
 
+// maxScans bounds the looks at a folder whose files are renamed all the time.
+const maxScans = 1000
+
 // family opens all files of a log, oldest first. Files that are still being
-// compressed, and the compressed twin of one that is there, are left out.
+// compressed, and the compressed twin of one that is there, are left out. A
+// rename between listing and opening could hide a file, so the folder is looked
+// at again until it is the same before and after.
 func family(path string) ([]*file, error) {
+	for scan := 1; ; scan++ {
+		before, err := names(path)
+		if err != nil {
+			return nil, err
+		}
+		files, err := openAll(path, before)
+		if err != nil {
+			return nil, err
+		}
+		after, err := names(path)
+		if err != nil {
+			return nil, errors.Join(err, closeAll(files))
+		}
+		if maps.Equal(before, after) || scan == maxScans {
+			slices.SortStableFunc(files, byAge)
+			return files, nil
+		}
+		_ = closeAll(files)
+	}
+}
+
+// names are the log's files in its folder, with their inodes.
+func names(path string) (map[string]uint64, error) {
 	entries, err := os.ReadDir(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -162,13 +191,25 @@ func family(path string) ([]*file, error) {
 		return nil, fmt.Errorf("list log files: %w", err)
 	}
 	base := filepath.Base(path)
-	var out []*file
-	keys := map[string]bool{}
+	out := map[string]uint64{}
 	for _, e := range entries {
 		name := e.Name()
-		if name != base && (!strings.HasPrefix(name, base+".") || strings.HasSuffix(name, ".tmp")) || !e.Type().IsRegular() {
+		if name != base && (!strings.HasPrefix(name, base+".") || strings.HasSuffix(name, ".tmp")) {
 			continue
 		}
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(filepath.Dir(path), name), &st); err == nil {
+			out[name] = st.Ino
+		}
+	}
+	return out, nil
+}
+
+func openAll(path string, names map[string]uint64) ([]*file, error) {
+	var out []*file
+	keys := map[string]bool{}
+	base := filepath.Base(path)
+	for _, name := range slices.Sorted(maps.Keys(names)) {
 		f, err := open(filepath.Join(filepath.Dir(path), name))
 		if err != nil {
 			if name == base && !errors.Is(err, fs.ErrNotExist) {
@@ -187,14 +228,17 @@ func family(path string) ([]*file, error) {
 		keys[f.key] = true
 		out = append(out, f)
 	}
-	slices.SortStableFunc(out, func(a, b *file) int {
-		switch {
-		case a.key == "": // the empty file is the newest
-			return 1
-		case b.key == "":
-			return -1
-		}
-		return compareTimes(a.key, b.key)
-	})
 	return out, nil
+}
+
+func byAge(a, b *file) int {
+	switch {
+	case a.key == b.key:
+		return 0
+	case a.key == "": // the empty file is the newest
+		return 1
+	case b.key == "":
+		return -1
+	}
+	return compareTimes(a.key, b.key)
 }

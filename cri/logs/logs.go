@@ -93,14 +93,10 @@ func (r *reader) begin(ctx context.Context) error {
 			r.cur.close()
 		}
 		r.cur = f
-		if i == skipTo {
-			if err := f.skip(offset); err != nil {
-				return errors.Join(err, closeAll(files[i+1:]))
-			}
-		}
-		if err := r.pump(ctx); err != nil {
+		if err := errors.Join(f.skip(offset), r.pump(ctx)); err != nil {
 			return errors.Join(err, closeAll(files[i+1:]))
 		}
+		offset = 0
 		if i < len(files)-1 || !r.o.Follow {
 			r.p.take(f.rest())
 		}
