@@ -81,8 +81,9 @@ func (p *program) describeOne(o object) error {
 	if err := p.printRows(rows); err != nil {
 		return err
 	}
-	for _, part := range []string{"status", "spec", "type", "data", "binaryData", "subsets"} {
-		if value, ok := tree[part]; ok {
+	for _, part := range []string{"status", "spec", "data", "binaryData", "subsets"} {
+		value, ok := tree[part]
+		if m, isMap := value.(map[string]any); ok && (!isMap || len(m) > 0) {
 			fmt.Fprintf(p.out, "%s:\n", heading(part)[:len(part)])
 			p.printTree(value, "  ")
 		}
@@ -113,7 +114,9 @@ func (p *program) printTree(value any, indent string) {
 		}
 		sort.Strings(keys)
 		for _, key := range keys {
-			p.printField(key+":", v[key], indent)
+			if v[key] != nil {
+				p.printField(key+":", v[key], indent)
+			}
 		}
 	case []any:
 		for _, item := range v {
@@ -147,6 +150,10 @@ func (p *program) printItem(item any, indent string) {
 				if k != key {
 					rest[k] = v
 				}
+			}
+			if len(rest) == 0 {
+				fmt.Fprintf(p.out, "%s- %s\n", indent, oneLine(head))
+				return
 			}
 			fmt.Fprintf(p.out, "%s%s:\n", indent, oneLine(head))
 			p.printTree(rest, indent+"  ")

@@ -48,7 +48,7 @@ func (p *program) exec(ctx *cli.Context) error {
 		Command: command, Stdin: ctx.Bool("stdin"), Tty: ctx.Bool("tty"),
 	}}
 	code, err := s.run(ctx.Context)
-	return ended(ctx, code, err)
+	return ended(ctx, code, c.podError(ctx, s.start.GetNamespace(), pod, err))
 }
 
 // ended turns the end of a container's process into that of the program.
@@ -95,5 +95,5 @@ func (p *program) attach(ctx *cli.Context) error {
 		Stdin: ctx.Bool("stdin"), Tty: ctx.Bool("tty"),
 	}}
 	code, err := s.run(ctx.Context)
-	return ended(ctx, code, err)
+	return ended(ctx, code, c.podError(ctx, s.start.GetNamespace(), pod, err))
 }

@@ -257,7 +257,7 @@ func (f *fakeDaemon) Delete(_ context.Context, req *pausav1.DeleteRequest) (*pau
 func (f *fakeDaemon) container(namespace, pod, container string) (corev1.Container, error) {
 	o, ok := f.objects[manifest.Ref{Kind: "Pod", Namespace: namespace, Name: pod}]
 	if !ok {
-		return corev1.Container{}, status.Errorf(codes.NotFound, "pods %q not found", pod)
+		return corev1.Container{}, status.Errorf(codes.NotFound, "fake: Pod %s/%s not found", namespace, pod)
 	}
 	for _, c := range o.Value().(*corev1.Pod).Spec.Containers {
 		if container == "" || c.Name == container {

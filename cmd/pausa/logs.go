@@ -71,7 +71,7 @@ func (p *program) logs(ctx *cli.Context) error {
 		return err
 	}
 	defer c.close()
-	return first(ctx.Context, p.copyLogs(ctx.Context, c, req))
+	return first(ctx.Context, c.podError(ctx, req.GetNamespace(), pod, p.copyLogs(ctx.Context, c, req)))
 }
 
 // copyLogs prints a log until it ends. The daemon's remark on which container

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -70,6 +71,19 @@ func (c *client) fetchOne(ctx *cli.Context, k kind, namespace, name string) (obj
 		return object{}, err
 	}
 	return found[0], nil
+}
+
+// podError says it plainly when err of a request about a pod means that the pod
+// does not exist, and not its container.
+func (c *client) podError(ctx *cli.Context, namespace, name string, err error) error {
+	if !isNotFound(err) {
+		return err
+	}
+	var gone *missingError
+	if _, look := c.fetchOne(ctx, kindOf("Pod"), namespace, name); errors.As(look, &gone) {
+		return gone
+	}
+	return err
 }
 
 // missingError says that an object does not exist.

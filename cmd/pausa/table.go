@@ -46,7 +46,7 @@ func (p *program) printTables(groups [][]object, opts tableOptions) error {
 // tableRows makes the table of objects of one kind, its first row the header.
 func tableRows(group []object, opts tableOptions) ([][]string, error) {
 	columns, more := columnsOf(group[0].kind)
-	rows := [][]string{opts.frame(object{}, "NAMESPACE", "NAME", columns, more)}
+	rows := [][]string{opts.frame(group[0].kind, "NAMESPACE", "NAME", columns, more, "LABELS")}
 	for _, o := range group {
 		cells, wide, err := rowOf(o, opts.now)
 		if err != nil {
@@ -56,25 +56,23 @@ func tableRows(group []object, opts tableOptions) ([][]string, error) {
 		if opts.typed {
 			name = o.kind.typed() + "/" + name
 		}
-		rows = append(rows, opts.frame(o, o.meta.Namespace, name, cells, wide))
+		rows = append(rows, opts.frame(o.kind, o.meta.Namespace, name, cells, wide, orNone(mapText(o.meta.Labels))))
 	}
 	return rows, nil
 }
 
-// frame puts a row's common cells round those of its kind.
-func (t tableOptions) frame(o object, namespace, name string, cells, wide []string) []string {
+// frame puts the cells that all kinds have round those of one.
+func (t tableOptions) frame(k kind, namespace, name string, cells, wide []string, labels string) []string {
 	var row []string
-	if t.namespace && (!o.kind.global || o.kind.name == "") {
+	if t.namespace && !k.global {
 		row = append(row, namespace)
 	}
 	row = append(append(row, name), cells...)
 	if t.wide {
 		row = append(row, wide...)
 	}
-	if t.labels && o.kind.name == "" {
-		row = append(row, "LABELS")
-	} else if t.labels {
-		row = append(row, mapText(o.meta.Labels))
+	if t.labels {
+		row = append(row, labels)
 	}
 	return row
 }
