@@ -59,7 +59,7 @@ func checkContainerNames(c *criv1.ContainerConfig) error {
 	if err := checkMap("annotations", c.Annotations); err != nil {
 		return err
 	}
-	if err := checkImage("image", c.Image); err != nil {
+	if err := checkImage(c.Image); err != nil {
 		return err
 	}
 	if err := checkPath("log_path", c.LogPath); err != nil {
@@ -75,12 +75,12 @@ func checkContainerNames(c *criv1.ContainerConfig) error {
 }
 
 // checkImage wants a reference that could be one; the store knows the rest.
-func checkImage(field string, s *criv1.ImageSpec) error {
+func checkImage(s *criv1.ImageSpec) error {
 	switch {
 	case s.GetImage() == "":
-		return invalid(field+".image", "is empty")
+		return invalid("image.image", "is empty")
 	case len(s.Image) > maxPath || !matches(`^[!-~]+$`, s.Image):
-		return invalid(field+".image", "%.80q: printable characters without a space are allowed", s.Image)
+		return invalid("image.image", "%.80q: printable characters without a space are allowed", s.Image)
 	}
 	return nil
 }

@@ -187,7 +187,7 @@ func TestContainerRefusals(t *testing.T) {
 		{"linux.security_context.seccomp.localhost_ref", func(r *req) { sec(r).Seccomp.LocalhostRef = "p.json" }},
 		{"linux.security_context.seccomp.localhost_ref", func(r *req) { sec(r).Seccomp.LocalhostRef = "/a/../b" }},
 		{"linux.security_context.seccomp.profile_type", func(r *req) { sec(r).Seccomp = &criv1.SecurityProfile{ProfileType: 9} }},
-		{"linux.security_context.seccomp.profile", func(r *req) { sec(r).Seccomp, sec(r).SeccompProfilePath = nil, "magic" }},
+		{"linux.security_context.seccomp.profile", func(r *req) { sec(r).Seccomp, sec(r).SeccompProfilePath = nil, "magic" }}, //nolint:staticcheck // deprecated, but obeyed
 		{"linux.security_context.apparmor.localhost_ref", func(r *req) { sec(r).Apparmor.LocalhostRef = "x" }},
 		{"linux.security_context.masked_paths[0]", func(r *req) { sec(r).MaskedPaths[0] = "proc" }},
 		{"linux.security_context.readonly_paths[0]", func(r *req) { sec(r).ReadonlyPaths[0] = "/proc/../etc" }},
@@ -217,7 +217,7 @@ func TestPrivilegedHasNoConfinement(t *testing.T) {
 func TestOldProfiles(t *testing.T) {
 	for in, want := range map[string]string{"": "", "unconfined": "unconfined", "runtime/default": "runtime/default", "docker/default": "runtime/default", "localhost//p.json": "localhost//p.json"} {
 		r := containerRequest()
-		r.Linux.SecurityContext.Seccomp, r.Linux.SecurityContext.SeccompProfilePath = nil, in
+		r.Linux.SecurityContext.Seccomp, r.Linux.SecurityContext.SeccompProfilePath = nil, in //nolint:staticcheck // deprecated, but obeyed
 		got, err := containerConfig(r, pod.Config{})
 		if err != nil || got.Security.Seccomp != want {
 			t.Errorf("%q: %q %v", in, got.Security.Seccomp, err)

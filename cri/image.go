@@ -74,7 +74,7 @@ func criImage(img *images.Image) *criv1.Image {
 
 // ImageStatus tells of one image; one that is not here is no error, its image is missing.
 func (s *imageService) ImageStatus(ctx context.Context, r *criv1.ImageStatusRequest) (*criv1.ImageStatusResponse, error) {
-	if err := checkImage("image", r.Image); err != nil {
+	if err := checkImage(r.Image); err != nil {
 		return nil, err
 	}
 	img, err := s.images.Get(ctx, r.Image.Image)
@@ -96,7 +96,7 @@ func (s *imageService) ImageStatus(ctx context.Context, r *criv1.ImageStatusRequ
 
 // PullImage brings an image here and returns its id.
 func (s *imageService) PullImage(ctx context.Context, r *criv1.PullImageRequest) (*criv1.PullImageResponse, error) {
-	if err := checkImage("image", r.Image); err != nil {
+	if err := checkImage(r.Image); err != nil {
 		return nil, err
 	}
 	auth, err := credentials(r.Auth)
@@ -144,7 +144,7 @@ func credentials(a *criv1.AuthConfig) (*Auth, error) {
 
 // RemoveImage removes an image with all its names; nothing to do is no error.
 func (s *imageService) RemoveImage(ctx context.Context, r *criv1.RemoveImageRequest) (*criv1.RemoveImageResponse, error) {
-	if err := checkImage("image", r.Image); err != nil {
+	if err := checkImage(r.Image); err != nil {
 		return nil, err
 	}
 	// By a name, the image goes as well as the name: a kubelet means the image.

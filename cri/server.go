@@ -120,7 +120,9 @@ func (s *Server) Serve(ctx context.Context, socketPath string) error {
 	}
 	close(s.stopping)
 	s.shutdown()
-	<-served
+	if err := <-served; err != nil {
+		return fmt.Errorf("serve %s: %w", socketPath, err)
+	}
 	return nil
 }
 

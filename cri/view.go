@@ -87,10 +87,10 @@ func criIDMaps(maps []runtime.IDMap) []*criv1.IDMapping {
 }
 
 func containerState(c *pod.Container) criv1.ContainerState {
-	switch {
-	case c.Status == runtime.Exited:
+	switch c.Status {
+	case runtime.Exited:
 		return criv1.ContainerState_CONTAINER_EXITED
-	case c.Status == runtime.Running:
+	case runtime.Running:
 		return criv1.ContainerState_CONTAINER_RUNNING
 	}
 	return criv1.ContainerState_CONTAINER_CREATED
