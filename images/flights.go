@@ -6,25 +6,27 @@ import (
 )
 
 // flights makes callers who ask for the same thing at once share one answer.
-// It goes on while at least one of them waits.
+// The work goes on while at least one of them waits.
 type flights struct {
-	mu  sync.Mutex
-	all map[string]*flight
+	mu   sync.Mutex
+	all  map[string]*flight
+	work sync.WaitGroup
 }
 
 type flight struct {
-	waiting  int
-	cancel   context.CancelFunc
-	done     chan struct{}
-	image    Image
-	err      error
+	waiting int
+	cancel  context.CancelFunc
+	done    chan struct{}
+	image   Image
+	err     error
+
 	mu       sync.Mutex
-	watchers []func(Progress)
+	watchers map[*func(Progress)]func(Progress)
 }
 
 func newFlights() *flights { return &flights{all: map[string]*flight{}} }
 
-// tell passes progress on to everybody who asked.
+// tell passes progress on to everybody who waits.
 func (f *flight) tell(p Progress) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -33,13 +35,19 @@ func (f *flight) tell(p Progress) {
 	}
 }
 
-func (f *flight) watch(w func(Progress)) {
+// watch calls w for each step until stop.
+func (f *flight) watch(w func(Progress)) (stop func()) {
 	if w == nil {
-		return
+		return func() {}
 	}
 	f.mu.Lock()
-	f.watchers = append(f.watchers, w)
-	f.mu.Unlock()
+	defer f.mu.Unlock()
+	f.watchers[&w] = w
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.watchers, &w)
+	}
 }
 
 // do runs work under key, or joins the run that is under way.
@@ -48,34 +56,54 @@ func (fs *flights) do(ctx context.Context, key string, watch func(Progress), wor
 	f := fs.all[key]
 	if f == nil {
 		runCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		f = &flight{cancel: cancel, done: make(chan struct{})}
+		f = &flight{cancel: cancel, done: make(chan struct{}), watchers: map[*func(Progress)]func(Progress){}}
 		fs.all[key] = f
-		go func() {
+		fs.work.Go(func() {
 			f.image, f.err = work(runCtx, f)
 			cancel()
-			fs.mu.Lock()
-			if fs.all[key] == f {
-				delete(fs.all, key)
-			}
-			fs.mu.Unlock()
+			fs.land(key, f)
 			close(f.done)
-		}()
+		})
 	}
 	f.waiting++
-	f.watch(watch)
 	fs.mu.Unlock()
+	defer f.watch(watch)()
 	select {
 	case <-f.done:
 		return f.image, f.err
 	case <-ctx.Done():
-		fs.mu.Lock()
-		if f.waiting--; f.waiting == 0 {
-			f.cancel()
-			if fs.all[key] == f {
-				delete(fs.all, key) // the next caller starts anew
-			}
-		}
-		fs.mu.Unlock()
+		fs.leave(key, f)
 		return Image{}, ctx.Err()
 	}
+}
+
+// leave stops the work when nobody waits any more; the next caller begins anew.
+func (fs *flights) leave(key string, f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f.waiting--; f.waiting > 0 {
+		return
+	}
+	f.cancel()
+	if fs.all[key] == f {
+		delete(fs.all, key)
+	}
+}
+
+func (fs *flights) land(key string, f *flight) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.all[key] == f {
+		delete(fs.all, key)
+	}
+}
+
+// close stops all work and waits for its end.
+func (fs *flights) close() {
+	fs.mu.Lock()
+	for _, f := range fs.all {
+		f.cancel()
+	}
+	fs.mu.Unlock()
+	fs.work.Wait()
 }

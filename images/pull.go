@@ -110,7 +110,15 @@ func (s *Store) pullOnce(ctx context.Context, full string, creds credentialFunc,
 	}
 	fetch := func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		p := Progress{Ref: full, Digest: d.Digest.String(), Total: d.Size}
-		if _, err := remotes.FetchHandler(s.content, watched{fetcher, p, tell})(ctx, d); err != nil {
+		handler := remotes.FetchHandler(s.content, watched{fetcher, p, tell})
+		_, err := handler(ctx, d)
+		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
+			// The registry cannot go on in the middle: begin again.
+			if err = s.content.Abort(ctx, remotes.MakeRefKey(ctx, d)); err == nil {
+				_, err = handler(ctx, d)
+			}
+		}
+		if err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", d.Digest, registryError(err))
 		}
 		p.Bytes, p.Done = d.Size, true
@@ -157,11 +165,19 @@ func (s *Store) pullLease(ctx context.Context, full string) (context.Context, fu
 	}, nil
 }
 
-// passing says whether an error may be gone at the next try.
-func passing(err error) bool {
+// statusOf is the HTTP status that an error of a registry carries, 0 for none.
+func statusOf(err error) int {
 	var status remoteerrors.ErrUnexpectedStatus
 	if errors.As(err, &status) {
-		return status.StatusCode == http.StatusTooManyRequests || status.StatusCode >= 500
+		return status.StatusCode
+	}
+	return 0
+}
+
+// passing says whether an error may be gone at the next try.
+func passing(err error) bool {
+	if status := statusOf(err); status != 0 {
+		return status == http.StatusTooManyRequests || status >= 500
 	}
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
@@ -169,8 +185,7 @@ func passing(err error) bool {
 
 // registryError puts what a registry answered into our words.
 func registryError(err error) error {
-	var status remoteerrors.ErrUnexpectedStatus
-	if errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden) ||
+	if status := statusOf(err); status == http.StatusUnauthorized || status == http.StatusForbidden ||
 		errors.Is(err, docker.ErrInvalidAuthorization) {
 		return fmt.Errorf("the registry refuses access, or has no such image: check the name and the credential: %w", err)
 	}

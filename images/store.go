@@ -163,9 +163,10 @@ func (s *Store) lockRoot() error {
 	return err
 }
 
-// Close waits for background removal and closes the store. Root file systems
+// Close stops pulls, waits for background removal and closes the store. Root file systems
 // stay mounted: containers outlive this process.
 func (s *Store) Close() error {
+	s.flights.close()
 	s.stop()
 	s.closeSpares()
 	s.work.Wait()
