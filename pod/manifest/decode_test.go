@@ -206,10 +206,14 @@ spec: {ports: [{port: 80}]}
 	Default(objects[1])
 	d := objects[0].Value().(*appsv1.Deployment).Spec
 	s := d.Template.Spec
-	got := []any{*d.Replicas, d.Strategy.Type, d.Strategy.RollingUpdate.MaxSurge.String(), s.RestartPolicy, s.DNSPolicy, *s.TerminationGracePeriodSeconds,
-		s.Containers[0].ImagePullPolicy, s.Containers[1].ImagePullPolicy, s.Containers[0].Ports[0].HostPort, s.Containers[0].Resources.Requests.Cpu().String(), objects[0].Namespace()}
-	want := []any{int32(1), appsv1.RollingUpdateDeploymentStrategyType, "25%", corev1.RestartPolicyAlways, corev1.DNSClusterFirst, int64(30),
-		corev1.PullAlways, corev1.PullIfNotPresent, int32(80), "2", "default"}
+	got := []any{
+		*d.Replicas, d.Strategy.Type, d.Strategy.RollingUpdate.MaxSurge.String(), s.RestartPolicy, s.DNSPolicy, *s.TerminationGracePeriodSeconds,
+		s.Containers[0].ImagePullPolicy, s.Containers[1].ImagePullPolicy, s.Containers[0].Ports[0].HostPort, s.Containers[0].Resources.Requests.Cpu().String(), objects[0].Namespace(),
+	}
+	want := []any{
+		int32(1), appsv1.RollingUpdateDeploymentStrategyType, "25%", corev1.RestartPolicyAlways, corev1.DNSClusterFirst, int64(30),
+		corev1.PullAlways, corev1.PullIfNotPresent, int32(80), "2", "default",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -226,7 +230,7 @@ func TestKindFor(t *testing.T) {
 		}
 	}
 	for word, want := range map[string]string{
-		"jobs": "kind Job is not supported yet", "deplyoment": `unknown kind "deplyoment"; did you mean "deployment"?`, "zzzzzzzz": `unknown kind "zzzzzzzz"`,
+		"jobs": "kind Job is not supported yet", "deploymnt": `unknown kind "deploymnt"; did you mean "deployment"?`, "zzzzzzzz": `unknown kind "zzzzzzzz"`,
 	} {
 		if _, err := KindFor(word); err == nil || err.Error() != want {
 			t.Errorf("%s: %v", word, err)

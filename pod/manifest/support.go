@@ -29,8 +29,11 @@ func supportTable() []section {
 
 func objectSections() []section {
 	return []section{
-		{metav1.ObjectMeta{}, "metadata", "name namespace labels annotations ownerReferences uid resourceVersion generation creationTimestamp deletionTimestamp deletionGracePeriodSeconds managedFields selfLink",
-			"everything but name, namespace, labels and annotations belongs to Pausa and is ignored in a manifest"},
+		{
+			metav1.ObjectMeta{},
+			"metadata", "name namespace labels annotations ownerReferences uid resourceVersion generation creationTimestamp deletionTimestamp deletionGracePeriodSeconds managedFields selfLink",
+			"everything but name, namespace, labels and annotations belongs to Pausa and is ignored in a manifest",
+		},
 		{metav1.LabelSelector{}, "selector", "matchLabels matchExpressions", ""},
 		{metav1.LabelSelectorRequirement{}, "selector.matchExpressions[]", "key operator values", ""},
 		{corev1.Namespace{}, "Namespace", "metadata spec status", ""},
@@ -38,13 +41,19 @@ func objectSections() []section {
 		{corev1.ConfigMap{}, "ConfigMap", "metadata data binaryData immutable", ""},
 		{corev1.Secret{}, "Secret", "metadata data stringData type immutable", ""},
 		{corev1.Service{}, "Service", "metadata spec status", ""},
-		{corev1.ServiceSpec{}, "Service.spec", "type=ClusterIP|NodePort selector ports clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
-			"sessionAffinity=None internalTrafficPolicy=Cluster externalTrafficPolicy=Cluster",
-			"clusterIP None makes a headless Service: endpoints, no address"},
+		{
+			corev1.ServiceSpec{},
+			"Service.spec", "type=ClusterIP|NodePort selector ports clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
+				"sessionAffinity=None internalTrafficPolicy=Cluster externalTrafficPolicy=Cluster",
+			"clusterIP None makes a headless Service: endpoints, no address",
+		},
 		{corev1.ServicePort{}, "Service.spec.ports[]", "name protocol=TCP|UDP|SCTP appProtocol port targetPort nodePort", ""},
 		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
-		{appsv1.DeploymentSpec{}, "Deployment.spec", "replicas selector template strategy revisionHistoryLimit progressDeadlineSeconds",
-			"revisionHistoryLimit is accepted and has no effect: old revisions are not kept"},
+		{
+			appsv1.DeploymentSpec{},
+			"Deployment.spec", "replicas selector template strategy revisionHistoryLimit progressDeadlineSeconds",
+			"revisionHistoryLimit is accepted and has no effect: old revisions are not kept",
+		},
 		{appsv1.DeploymentStrategy{}, "Deployment.spec.strategy", "type=RollingUpdate|Recreate rollingUpdate", ""},
 		{appsv1.RollingUpdateDeployment{}, "Deployment.spec.strategy.rollingUpdate", "maxSurge maxUnavailable", "a template with host ports is updated without surge: two pods cannot hold one host port"},
 		{corev1.PodTemplateSpec{}, "Deployment.spec.template", "metadata spec", "spec is that of a Pod"},
@@ -54,10 +63,13 @@ func objectSections() []section {
 func podSections() []section {
 	return []section{
 		{corev1.Pod{}, "Pod", "metadata spec status", ""},
-		{corev1.PodSpec{}, "Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
-			"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname hostAliases " +
-			"automountServiceAccountToken=false enableServiceLinks=false schedulerName=default-scheduler hostUsers=true",
-			"dnsPolicy: all but None give the host's resolver for now"},
+		{
+			corev1.PodSpec{},
+			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
+				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname hostAliases " +
+				"automountServiceAccountToken=false enableServiceLinks=false schedulerName=default-scheduler hostUsers=true",
+			"dnsPolicy: all but None give the host's resolver for now",
+		},
 		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
 		{corev1.Sysctl{}, "Pod.spec.securityContext.sysctls[]", "name value", "only those that a namespace has of its own"},
 		{corev1.HostAlias{}, "Pod.spec.hostAliases[]", "ip hostnames", ""},
@@ -68,9 +80,12 @@ func podSections() []section {
 
 func containerSections() []section {
 	return []section{
-		{corev1.Container{}, "Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
-			"terminationMessagePath=/dev/termination-log terminationMessagePolicy=File",
-			"the same for initContainers; images of registry localhost are never pulled"},
+		{
+			corev1.Container{},
+			"Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
+				"terminationMessagePath=/dev/termination-log terminationMessagePolicy=File",
+			"the same for initContainers; images of registry localhost are never pulled",
+		},
 		{corev1.ContainerPort{}, "Pod.spec.containers[].ports[]", "name protocol=TCP|UDP|SCTP containerPort hostPort hostIP", ""},
 		{corev1.EnvVar{}, "Pod.spec.containers[].env[]", "name value valueFrom", ""},
 		{corev1.EnvVarSource{}, "Pod.spec.containers[].env[].valueFrom", "configMapKeyRef secretKeyRef fieldRef resourceFieldRef", ""},
@@ -82,8 +97,11 @@ func containerSections() []section {
 		{corev1.ConfigMapEnvSource{}, "configMapRef", "name optional", ""},
 		{corev1.SecretEnvSource{}, "secretRef", "name optional", ""},
 		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu and memory"},
-		{corev1.SecurityContext{}, "Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default seccompProfile",
-			"without a seccompProfile the built-in one is used, unless the container is privileged"},
+		{
+			corev1.SecurityContext{},
+			"Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default seccompProfile",
+			"without a seccompProfile the built-in one is used, unless the container is privileged",
+		},
 		{corev1.Capabilities{}, "Pod.spec.containers[].securityContext.capabilities", "add drop", ""},
 		{corev1.SeccompProfile{}, "seccompProfile", "type=RuntimeDefault|Unconfined", ""},
 		{corev1.VolumeMount{}, "Pod.spec.containers[].volumeMounts[]", "name mountPath readOnly recursiveReadOnly=Disabled subPath mountPropagation=None", ""},

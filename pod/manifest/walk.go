@@ -95,11 +95,13 @@ func (d *decoder) quantity(n *yaml.Node, path string) any {
 		return d.mismatch(n, path, `a quantity like "500m" or "64Mi"`, "")
 	}
 	// resource.ParseQuantity takes time that grows with the exponent.
-	q, err := resource.Quantity{}, error(resource.ErrFormatWrong)
+	q, ok := resource.Quantity{}, false
 	if len(n.Value) <= 64 {
+		var err error
 		q, err = resource.ParseQuantity(n.Value)
+		ok = err == nil
 	}
-	if err != nil {
+	if !ok {
 		d.fail(n.Line, "%s: %s is not a quantity; write one like \"500m\", \"2\" or \"64Mi\"", d.at(path), describe(n))
 		return nil
 	}

@@ -154,12 +154,12 @@ func (p *plan) merge() {
 		}
 	case *corev1.ConfigMap:
 		o := p.old.Value().(*corev1.ConfigMap)
-		if isTrue(o.Immutable) && !(same(v.Data, o.Data) && same(v.BinaryData, o.BinaryData) && isTrue(v.Immutable)) {
+		if isTrue(o.Immutable) && (!same(v.Data, o.Data) || !same(v.BinaryData, o.BinaryData) || !isTrue(v.Immutable)) {
 			p.refuse(pod.ErrInvalid, "%s is immutable; delete it first", p.Ref)
 		}
 	case *corev1.Secret:
 		o := p.old.Value().(*corev1.Secret)
-		if isTrue(o.Immutable) && !(same(v.Data, o.Data) && isTrue(v.Immutable)) {
+		if isTrue(o.Immutable) && (!same(v.Data, o.Data) || !isTrue(v.Immutable)) {
 			p.refuse(pod.ErrInvalid, "%s is immutable; delete it first", p.Ref)
 		}
 		if v.Type != o.Type {

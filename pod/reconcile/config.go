@@ -159,11 +159,12 @@ func (s *podSync) create(ctx context.Context, c *corev1.Container) (string, erro
 	if err != nil {
 		return "", err
 	}
-	return id, s.dropOld(ctx, c.Name, cfg.Attempt)
+	s.dropOld(ctx, c.Name, cfg.Attempt)
+	return id, nil
 }
 
 // dropOld removes all attempts before the last but one, whose log is for --previous.
-func (s *podSync) dropOld(ctx context.Context, name string, attempt uint32) error {
+func (s *podSync) dropOld(ctx context.Context, name string, attempt uint32) {
 	var errs []error
 	for _, old := range s.box.containers[name] {
 		if old.Config.Attempt+1 < attempt && old.Status != runtime.Running {
@@ -182,7 +183,6 @@ func (s *podSync) dropOld(ctx context.Context, name string, attempt uint32) erro
 	if err := errors.Join(errs...); err != nil {
 		s.e.log.Warn("remove former attempts", "pod", s.object.Ref().String(), "container", name, "error", err)
 	}
-	return nil
 }
 
 // logAttempts are the attempts that have a log file, in order. They outlive the

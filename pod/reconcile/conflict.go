@@ -120,7 +120,7 @@ func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
 				p.refuse(pod.ErrInvalid, "%s: %d replicas cannot all have host port %d; use a Service of type NodePort or one replica", p.Ref, replicas, c.port)
 			}
 			for _, t := range taken {
-				if c.clashes(t) && !(t.owner.Kind == manifest.KindService && p.Kind == manifest.KindService) {
+				if c.clashes(t) && (t.owner.Kind != manifest.KindService || p.Kind != manifest.KindService) {
 					p.refuse(pod.ErrExists, "%s: host port %d/%s is taken by %s; use another port, or delete that first", p.Ref, c.port, c.proto, t.owner)
 				}
 			}
@@ -158,7 +158,7 @@ func (e *Engine) reallocate(plans []*plan) {
 			continue
 		}
 		if err := e.reserve(o.Value().(*corev1.Service)); err != nil {
-			e.log.Error("reserve the addresses of a stored service again", "service", p.Ref.String(), "error", err)
+			e.log.Error("reserve the addresses of a stored service again", "service", p.String(), "error", err)
 		}
 	}
 }

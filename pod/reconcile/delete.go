@@ -113,7 +113,7 @@ func (e *Engine) mark(o manifest.Object, grace *int64) error {
 		return e.objects.remove(o)
 	}
 	changed := false
-	_, err := e.objects.update(o, func(c manifest.Object) bool {
+	err := e.objects.update(o, func(c manifest.Object) bool {
 		changed = setDeletion(c, grace, e.clock.Now())
 		return changed
 	})

@@ -280,15 +280,23 @@ spec:
 `)
 	w.quiet()
 	for _, c := range []struct{ text, want string }{
-		{`{apiVersion: v1, kind: Pod, metadata: {name: q}, spec: {containers: [{name: c, image: b, ports: [{containerPort: 80, hostPort: 8080, hostIP: 127.0.0.1}]}]}}`,
-			"test.yaml:1: Pod default/q: host port 8080/TCP is taken by Pod default/first; use another port, or delete that first"},
-		{`{apiVersion: v1, kind: Pod, metadata: {name: q, namespace: shop}, spec: {containers: [{name: c, image: b}]}}`,
-			"test.yaml:1: Pod shop/q: namespace shop does not exist; apply a Namespace of that name first or in the same file"},
+		{
+			`{apiVersion: v1, kind: Pod, metadata: {name: q}, spec: {containers: [{name: c, image: b, ports: [{containerPort: 80, hostPort: 8080, hostIP: 127.0.0.1}]}]}}`,
+			"test.yaml:1: Pod default/q: host port 8080/TCP is taken by Pod default/first; use another port, or delete that first",
+		},
+		{
+			`{apiVersion: v1, kind: Pod, metadata: {name: q, namespace: shop}, spec: {containers: [{name: c, image: b}]}}`,
+			"test.yaml:1: Pod shop/q: namespace shop does not exist; apply a Namespace of that name first or in the same file",
+		},
 		{`{apiVersion: v1, kind: ConfigMap, metadata: {name: fixed}, data: {a: c}}`, "test.yaml:1: ConfigMap default/fixed is immutable; delete it first"},
-		{`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {selector: {matchLabels: {app: q}}, template: {metadata: {labels: {app: q}}, spec: {containers: [{name: c, image: b}]}}}}`,
-			"test.yaml:1: Deployment default/web: spec.selector cannot be changed; delete the Deployment first"},
-		{`{apiVersion: apps/v1, kind: Deployment, metadata: {name: two}, spec: {replicas: 2, selector: {matchLabels: {app: q}}, template: {metadata: {labels: {app: q}}, spec: {containers: [{name: c, image: b, ports: [{containerPort: 1, hostPort: 1}]}]}}}}`,
-			"test.yaml:1: Deployment default/two: 2 replicas cannot all have host port 1; use a Service of type NodePort or one replica"},
+		{
+			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {selector: {matchLabels: {app: q}}, template: {metadata: {labels: {app: q}}, spec: {containers: [{name: c, image: b}]}}}}`,
+			"test.yaml:1: Deployment default/web: spec.selector cannot be changed; delete the Deployment first",
+		},
+		{
+			`{apiVersion: apps/v1, kind: Deployment, metadata: {name: two}, spec: {replicas: 2, selector: {matchLabels: {app: q}}, template: {metadata: {labels: {app: q}}, spec: {containers: [{name: c, image: b, ports: [{containerPort: 1, hostPort: 1}]}]}}}}`,
+			"test.yaml:1: Deployment default/two: 2 replicas cannot all have host port 1; use a Service of type NodePort or one replica",
+		},
 	} {
 		good := "\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: good}}\n"
 		_, err := w.e.Apply(context.Background(), w.decode(c.text+good), false)

@@ -188,7 +188,7 @@ func (e *Engine) containerStatus(p *corev1.Pod, c *corev1.Container, b *box, isI
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}
 	case last.Exit != nil:
 		st.State.Terminated = terminated(last)
-		if n.reason != "" && !(isInit && last.Exit.Code == 0) {
+		if n.reason != "" && (!isInit || last.Exit.Code != 0) {
 			st.LastTerminationState.Terminated = st.State.Terminated
 			st.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: n.reason, Message: n.message}}
 		}

@@ -305,7 +305,7 @@ func (s *podSync) finish(ctx context.Context) error {
 	}
 	status := s.e.podStatus(s.pod, boxes)
 	status.Phase = phase
-	_, err := s.e.objects.update(s.object, func(o manifest.Object) bool {
+	err := s.e.objects.update(s.object, func(o manifest.Object) bool {
 		o.Value().(*corev1.Pod).Status = status
 		return true
 	})

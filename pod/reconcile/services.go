@@ -79,7 +79,7 @@ func (e *Engine) frontend(s *corev1.Service) service.Service {
 		port := service.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint16(p.Port), NodePort: uint16(p.NodePort)}
 		for _, b := range backends {
 			n, ok := targetPort(b.pod, p)
-			if !ok || !(b.ready || s.Spec.PublishNotReadyAddresses) {
+			if !ok || (!b.ready && !s.Spec.PublishNotReadyAddresses) {
 				continue
 			}
 			for _, ip := range b.ips {
@@ -164,7 +164,7 @@ func (e *Engine) endpointsOf(s *corev1.Service) manifest.Object {
 			byPorts[key], order = sub, append(order, key)
 		}
 		for _, ip := range b.ips {
-			a := corev1.EndpointAddress{IP: ip.String(), TargetRef: &corev1.ObjectReference{ //nolint:staticcheck // as above
+			a := corev1.EndpointAddress{IP: ip.String(), TargetRef: &corev1.ObjectReference{
 				Kind: manifest.KindPod, Namespace: b.pod.Namespace, Name: b.pod.Name, UID: b.pod.UID,
 			}}
 			if e.opts.NodeName != "" {
@@ -185,11 +185,11 @@ func (e *Engine) endpointsOf(s *corev1.Service) manifest.Object {
 	return manifest.New(ep)
 }
 
-func endpointPorts(s *corev1.Service, p *corev1.Pod) []corev1.EndpointPort { //nolint:staticcheck // as in endpointsOf
-	var out []corev1.EndpointPort //nolint:staticcheck // as in endpointsOf
+func endpointPorts(s *corev1.Service, p *corev1.Pod) []corev1.EndpointPort {
+	var out []corev1.EndpointPort
 	for _, port := range s.Spec.Ports {
 		if n, ok := targetPort(p, port); ok {
-			out = append(out, corev1.EndpointPort{Name: port.Name, Port: int32(n), Protocol: port.Protocol}) //nolint:staticcheck // as in endpointsOf
+			out = append(out, corev1.EndpointPort{Name: port.Name, Port: int32(n), Protocol: port.Protocol})
 		}
 	}
 	return out

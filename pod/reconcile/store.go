@@ -164,19 +164,19 @@ func (s *store) putLocked(o manifest.Object) error {
 }
 
 // update changes a copy of the stored object and stores it, unless change says
-// no. ok says that there was one with that uid.
-func (s *store) update(o manifest.Object, change func(manifest.Object) bool) (ok bool, err error) {
+// no. Nothing happens if the object is gone or has another uid by now.
+func (s *store) update(o manifest.Object, change func(manifest.Object) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cur, ok := s.objects[o.Ref()]
 	if !ok || cur.Meta().UID != o.Meta().UID {
-		return false, nil
+		return nil
 	}
 	c := cur.DeepCopy()
 	if !change(c) {
-		return true, nil
+		return nil
 	}
-	return true, s.putLocked(c)
+	return s.putLocked(c)
 }
 
 // makeDir is MkdirAll below the store that survives a power cut.

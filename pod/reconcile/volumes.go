@@ -172,7 +172,7 @@ func source(p *corev1.Pod, vol *corev1.Volume, find lookup) (version string, fil
 	var items []corev1.KeyToPath
 	var mode int32
 	var name string
-	optional, ok := false, false
+	var optional bool
 	kind := manifest.KindConfigMap
 	if s := vol.Secret; s != nil {
 		kind, name, items, mode, optional = manifest.KindSecret, s.SecretName, s.Items, *s.DefaultMode, s.Optional != nil && *s.Optional

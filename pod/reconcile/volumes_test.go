@@ -70,9 +70,16 @@ spec:
 		t.Fatal(err)
 	}
 	want := []pod.EnvVar{
-		{Name: "M_A", Value: "1"}, {Name: "M_B", Value: "over"}, {Name: "PLAIN", Value: "1-over-$(NONE)-$(M_A)-$5-$("},
-		{Name: "SECRET", Value: "hidden"}, {Name: "NAME", Value: "p"}, {Name: "LABEL", Value: "y"}, {Name: "IP", Value: "10.1.0.2"},
-		{Name: "CPU", Value: "2"}, {Name: "MILLI", Value: "1500"}, {Name: "MEM", Value: "64"},
+		{Name: "M_A", Value: "1"},
+		{Name: "M_B", Value: "over"},
+		{Name: "PLAIN", Value: "1-over-$(NONE)-$(M_A)-$5-$("},
+		{Name: "SECRET", Value: "hidden"},
+		{Name: "NAME", Value: "p"},
+		{Name: "LABEL", Value: "y"},
+		{Name: "IP", Value: "10.1.0.2"},
+		{Name: "CPU", Value: "2"},
+		{Name: "MILLI", Value: "1500"},
+		{Name: "MEM", Value: "64"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -221,8 +228,16 @@ func TestHostPathTypes(t *testing.T) {
 		kind corev1.HostPathType
 		ok   bool
 	}{
-		{dir, "Directory", true}, {file, "Directory", false}, {file, "File", true}, {dir, "File", false}, {dir + "/no", "File", false},
-		{"/dev/null", "CharDevice", true}, {"/dev/null", "BlockDevice", false}, {file, "Socket", false}, {dir + "/new", "DirectoryOrCreate", true}, {dir + "/any", "", true},
+		{dir, "Directory", true},
+		{file, "Directory", false},
+		{file, "File", true},
+		{dir, "File", false},
+		{dir + "/no", "File", false},
+		{"/dev/null", "CharDevice", true},
+		{"/dev/null", "BlockDevice", false},
+		{file, "Socket", false},
+		{dir + "/new", "DirectoryOrCreate", true},
+		{dir + "/any", "", true},
 	} {
 		if err := makeHostPath(c.path, c.kind); (err == nil) != c.ok {
 			t.Errorf("%s as %q: %v", c.path, c.kind, err)
