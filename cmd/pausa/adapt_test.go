@@ -30,6 +30,7 @@ func (idle) StartContainer(context.Context, string) error               { return
 func (idle) StopContainer(context.Context, string, time.Duration) error { return nil }
 func (idle) RemoveContainer(context.Context, string) error              { return nil }
 func (idle) Subscribe() (<-chan pod.Event, func())                      { return make(chan pod.Event), func() {} }
+
 func (idle) Get(context.Context, string) (images.Image, error) {
 	return images.Image{}, images.ErrNotFound
 }

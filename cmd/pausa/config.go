@@ -86,5 +86,5 @@ func (p *program) settings(ctx *cli.Context) (*config.Config, []config.Value, er
 // is also true of a value that came from the environment.
 func (p *program) flagGiven(ctx *cli.Context, name string) bool {
 	fromEnv, ok := p.env("PAUSA_" + strings.ToUpper(name))
-	return ctx.IsSet(name) && !(ok && fromEnv == ctx.String(name))
+	return ctx.IsSet(name) && (!ok || fromEnv != ctx.String(name))
 }

@@ -93,7 +93,7 @@ func parseTargets(args []string) ([]target, error) {
 	var out []target
 	for _, name := range args[1:] {
 		if strings.Contains(name, "/") {
-			return nil, fmt.Errorf("%q mixes two ways to name objects: write KIND NAME... or KIND/NAME...", strings.Join(args, " "))
+			return nil, fmt.Errorf("%q mixes two ways to name objects: write either KIND NAME... or KIND/NAME... throughout", strings.Join(args, " "))
 		}
 		out = append(out, target{all[0].kind, name})
 	}

@@ -88,7 +88,7 @@ func (p *program) leave(ctx *cli.Context, c *client, pod *corev1.Pod, code int, 
 		if gone != nil && !isNotFound(gone) {
 			err = errors.Join(err, fmt.Errorf("delete pod %s: %w", pod.Name, gone))
 		}
-	} else if ctx.Context.Err() != nil {
+	} else if ctx.Err() != nil {
 		fmt.Fprintf(p.err, "pod %s goes on: see it with 'pausa logs -f %s', end it with 'pausa delete pod %s'\n", pod.Name, pod.Name, pod.Name)
 	}
 	return ended(ctx, code, err)
@@ -96,7 +96,7 @@ func (p *program) leave(ctx *cli.Context, c *client, pod *corev1.Pod, code int, 
 
 // graceOf is short when the user ended the program and waits at the terminal.
 func graceOf(ctx *cli.Context) *int64 {
-	if ctx.Context.Err() == nil {
+	if ctx.Err() == nil {
 		return nil
 	}
 	seconds := int64(2)
@@ -115,8 +115,8 @@ func (p *program) follow(ctx *cli.Context, c *client, pod *corev1.Pod) (int, err
 			Namespace: pod.Namespace, Pod: pod.Name, Container: pod.Spec.Containers[0].Name, Stdin: true, Tty: ctx.Bool("tty"),
 		}}
 		_, err := s.run(ctx.Context)
-		if ctx.Context.Err() != nil {
-			return 0, ctx.Context.Err()
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
 		}
 		attached = s.got || err == nil && ctx.Bool("tty")
 	}
@@ -165,7 +165,7 @@ func (c *client) awaitContainer(ctx *cli.Context, pod *corev1.Pod, wanted func(c
 			return corev1.ContainerState{}, fmt.Errorf("pod %s failed: %s: %s", pod.Name, now.Status.Reason, now.Status.Message)
 		}
 		if !sleep(ctx.Context, pollEvery) {
-			return corev1.ContainerState{}, ctx.Context.Err()
+			return corev1.ContainerState{}, ctx.Err()
 		}
 	}
 }

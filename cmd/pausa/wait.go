@@ -164,8 +164,8 @@ func (p *program) waitFor(ctx *cli.Context, deadline context.Context, c *client,
 			}
 		}
 		if !sleep(deadline, pollEvery) {
-			if ctx.Context.Err() != nil {
-				return ctx.Context.Err()
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 			return fmt.Errorf("timed out after %s waiting for %s on %s/%s: see 'pausa describe %s %s'",
 				ctx.Duration("timeout"), g, t.kind.plural, t.name, strings.ToLower(t.kind.name), t.name)

@@ -61,21 +61,21 @@ func nearKey(key string, keys []string) string {
 	if near := nearest.Word(key, keys); near != "" {
 		return near
 	}
-	_, last, _ := cutLast(key)
+	_, last := cutLast(key)
 	for _, k := range keys {
-		if _, name, _ := cutLast(k); nearest.Word(last, []string{name}) != "" {
+		if _, name := cutLast(k); nearest.Word(last, []string{name}) != "" {
 			return k
 		}
 	}
 	return ""
 }
 
-func cutLast(key string) (section, name string, ok bool) {
+func cutLast(key string) (section, name string) {
 	i := strings.LastIndexByte(key, '.')
 	if i < 0 {
-		return "", key, false
+		return "", key
 	}
-	return key[:i], key[i+1:], true
+	return key[:i], key[i+1:]
 }
 
 // fromTOML turns a decoded value into the form that environment variables have.
@@ -137,7 +137,7 @@ func keyLines(data string) map[string]int {
 	for i, line := range strings.Split(data, "\n") {
 		key, at := lineKey(strings.TrimSpace(line), section)
 		section = at
-		for ; key != ""; key, _, _ = cutLast(key) {
+		for ; key != ""; key, _ = cutLast(key) {
 			if _, ok := lines[key]; !ok {
 				lines[key] = i + 1
 			}
