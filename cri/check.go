@@ -10,14 +10,36 @@ import (
 // What strangers may send. A name travels in file names, cgroup paths and
 // CNI_ARGS, a DNS entry in a line of resolv.conf: they are refused, never escaped.
 const (
-	hostRule   = `^[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$`
-	wordRule   = `^[!-~]{1,255}$` // printable ASCII without a space
-	cpusetRule = `^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$`
 	maxPath    = 4095
 	maxStrings = 1 << 20 // bytes of a request's labels or annotations together
 	maxID      = 1<<31 - 1
 )
 
+func alnum(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// only says that s is made of letters, digits and the bytes of extra.
+func only(s, extra string) bool {
+	for i := range len(s) {
+		if !alnum(s[i]) && strings.IndexByte(extra, s[i]) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// named is only, with a letter or digit at both ends and at most limit bytes.
+func named(s, extra string, limit int) bool {
+	return s != "" && len(s) <= limit && only(s, extra) && alnum(s[0]) && alnum(s[len(s)-1])
+}
+
+// printable says that s has no byte but visible ASCII: no space, no control character.
+func printable(s string) bool {
+	return strings.IndexFunc(s, func(r rune) bool { return r < '!' || r > '~' }) < 0
+}
+
+// matches is for what is rarely asked: compiling costs more than all of a common request. No rule counts repetitions.
 func matches(rule, s string) bool { return regexp.MustCompile(rule).MatchString(s) }
 
 func checkName(field, s string) error {
@@ -26,21 +48,10 @@ func checkName(field, s string) error {
 		return invalid(field, "is empty")
 	case len(s) > 253:
 		return invalid(field, "has %d bytes: at most 253 are allowed", len(s))
-	case !nameOK(s) || strings.Contains(s, ".."):
+	case !named(s, "._-", 253) || strings.Contains(s, ".."):
 		return invalid(field, "%q: letters, digits, '-', '_' and '.' are allowed, first and last a letter or digit, no '..'", s)
 	}
 	return nil
-}
-
-// nameOK says that s has the letters of a name; no regular expression, it is on the path of every pod.
-func nameOK(s string) bool {
-	alnum := func(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
-	for i := range len(s) {
-		if !alnum(s[i]) && s[i] != '.' && s[i] != '_' && s[i] != '-' {
-			return false
-		}
-	}
-	return s != "" && alnum(s[0]) && alnum(s[len(s)-1])
 }
 
 // checkText refuses what can be no C string and no JSON string.

@@ -79,7 +79,7 @@ func checkImage(s *criv1.ImageSpec) error {
 	switch {
 	case s.GetImage() == "":
 		return invalid("image.image", "is empty")
-	case len(s.Image) > maxPath || !matches(`^[!-~]+$`, s.Image):
+	case len(s.Image) > maxPath || !printable(s.Image):
 		return invalid("image.image", "%.80q: printable characters without a space are allowed", s.Image)
 	}
 	return nil
@@ -155,7 +155,7 @@ func devices(all []*criv1.Device) ([]runtime.Device, error) {
 		if perm == "" {
 			perm = "rwm"
 		}
-		if !matches(`^[rwm]{1,3}$`, perm) {
+		if len(perm) > 3 || strings.Trim(perm, "rwm") != "" {
 			return nil, invalid(field+".permissions", "%.80q: letters of rwm are allowed", perm)
 		}
 		out = append(out, runtime.Device{HostPath: d.HostPath, ContainerPath: d.ContainerPath, Permissions: perm})

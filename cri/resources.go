@@ -59,12 +59,17 @@ func checkCPU(r *criv1.LinuxContainerResources) error {
 		return invalid("cpu_period", "%d is not between 1000 and 1000000 µs", r.CpuPeriod)
 	case r.CpuQuota < -1 || r.CpuQuota > 0 && r.CpuQuota < 1000:
 		return invalid("cpu_quota", "%d: -1 is unlimited, 0 not set, else 1000 µs or more", r.CpuQuota)
-	case r.CpusetCpus != "" && !matches(cpusetRule, r.CpusetCpus):
+	case r.CpusetCpus != "" && !isCPUSet(r.CpusetCpus):
 		return invalid("cpuset_cpus", "%.80q is not a list as in 0-3,7", r.CpusetCpus)
-	case r.CpusetMems != "" && !matches(cpusetRule, r.CpusetMems):
+	case r.CpusetMems != "" && !isCPUSet(r.CpusetMems):
 		return invalid("cpuset_mems", "%.80q is not a list as in 0-1", r.CpusetMems)
 	}
 	return nil
+}
+
+// isCPUSet says that s is a list as in 0-3,7.
+func isCPUSet(s string) bool {
+	return len(s) <= 4096 && matches(`^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$`, s)
 }
 
 func hugepages(limits []*criv1.HugepageLimit) (map[string]uint64, error) {
@@ -74,7 +79,7 @@ func hugepages(limits []*criv1.HugepageLimit) (map[string]uint64, error) {
 	out := make(map[string]uint64, len(limits))
 	for i, l := range limits {
 		field := fmt.Sprintf("hugepage_limits[%d].page_size", i)
-		if !matches(`^[1-9][0-9]{0,5}(KB|MB|GB)$`, l.GetPageSize()) {
+		if len(l.GetPageSize()) > 8 || !matches(`^[1-9][0-9]*(KB|MB|GB)$`, l.GetPageSize()) {
 			return nil, invalid(field, "%.80q is not a size as in 2MB", l.GetPageSize())
 		}
 		if _, twice := out[l.PageSize]; twice {

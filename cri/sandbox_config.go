@@ -55,7 +55,7 @@ func checkPodNames(c *criv1.PodSandboxConfig) error {
 			return err
 		}
 	}
-	if c.Hostname != "" && (!matches(hostRule, c.Hostname) || strings.Contains(c.Hostname, "..")) {
+	if c.Hostname != "" && (!named(c.Hostname, ".-", 64) || strings.Contains(c.Hostname, "..")) {
 		return invalid("hostname", "%.80q: at most 64 letters, digits, '-' and '.' are allowed", c.Hostname)
 	}
 	if err := checkMap("labels", c.Labels); err != nil {
@@ -155,7 +155,7 @@ func podDNS(cfg *pod.Config, d *criv1.DNSConfig) error {
 	}
 	for name, words := range map[string][]string{"searches": d.Searches, "options": d.Options} {
 		for i, w := range words {
-			if !matches(wordRule, w) {
+			if w == "" || len(w) > 255 || !printable(w) {
 				return invalid(fmt.Sprintf("dns_config.%s[%d]", name, i), "%.80q: 1 to 255 printable characters without a space are allowed", w)
 			}
 		}

@@ -56,7 +56,7 @@ func user(cfg *pod.ContainerConfig, s *criv1.LinuxContainerSecurityContext) erro
 		}
 		cfg.User = strconv.FormatInt(s.RunAsUser.Value, 10)
 	case s.RunAsUsername != "":
-		if !matches(`^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,252}\$?$`, s.RunAsUsername) {
+		if len(s.RunAsUsername) > 253 || !matches(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*\$?$`, s.RunAsUsername) {
 			return invalid("run_as_username", "%.80q is no user name", s.RunAsUsername)
 		}
 		cfg.User = s.RunAsUsername
@@ -155,7 +155,7 @@ func addCapabilities(cfg *pod.ContainerConfig, c *criv1.Capability) error {
 
 func knownCapability(name string) bool {
 	name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
-	return matches(`^[A-Z_]+$`, name) && strings.Contains(capabilities, " "+name+" ")
+	return name != "" && only(name, "_") && strings.Contains(capabilities, " "+name+" ")
 }
 
 // profiles reads seccomp and AppArmor; the deprecated fields count where the new ones are missing.
@@ -180,7 +180,7 @@ func profiles(cfg *pod.ContainerConfig, s *criv1.LinuxContainerSecurityContext) 
 		if f.name == "seccomp" && strings.HasPrefix(name, localhost) && !path.IsAbs(strings.TrimPrefix(name, localhost)) {
 			return invalid("seccomp.localhost_ref", "%.80q is not an absolute path", strings.TrimPrefix(name, localhost))
 		}
-		if f.name == "apparmor" && !matches(`^[!-~]*$`, name) {
+		if f.name == "apparmor" && !printable(name) {
 			return invalid("apparmor.localhost_ref", "%.80q is no profile name", name)
 		}
 		if !s.Privileged {
@@ -257,7 +257,7 @@ func selinux(cfg *pod.ContainerConfig, o *criv1.SELinuxOption) error {
 		return nil
 	}
 	for name, v := range map[string]string{"user": o.User, "role": o.Role, "type": o.Type, "level": o.Level} {
-		if !matches(`^[A-Za-z0-9_.,:-]{0,255}$`, v) || name != "level" && strings.Contains(v, ":") {
+		if len(v) > 255 || !only(v, "_.,:-") || name != "level" && strings.Contains(v, ":") {
 			return invalid("selinux_options."+name, "%.80q is no part of a label", v)
 		}
 	}
