@@ -159,13 +159,18 @@ func (p *place) configure(script string) {
 // serve answers TCP and UDP on a port of the place with "name client-address".
 func (p *place) serve(name string, port int) {
 	p.t.Helper()
+	p.serveAt(name, fmt.Sprintf(":%d", port))
+}
+
+func (p *place) serveAt(name, addr string) {
+	p.t.Helper()
 	p.in(func() {
-		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		ln, err := net.Listen("tcp", addr)
 		if err != nil {
 			p.t.Error(err)
 			return
 		}
-		pc, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		pc, err := net.ListenPacket("udp", addr)
 		if err != nil {
 			p.t.Error(err)
 			return
@@ -380,5 +385,29 @@ func lastingUDP(t *testing.T, from *place, to string) func() (string, error) {
 		buf := make([]byte, 100)
 		n, err := c.Read(buf)
 		return string(buf[:n]), err
+	}
+}
+
+// TestEndpointOnTheHost is a Service of a pod in the host's network, as that of
+// a DNS server on the bridge's address.
+func TestEndpointOnTheHost(t *testing.T) {
+	w := newWorld(t)
+	// Bound to its address: else UDP answers would come from another one.
+	w.host.serveAt("host", "10.1.0.1:9053")
+	w.host.serveAt("host", "[fd01::1]:9053")
+	tab := openTable(t, Options{RouteDev: "br0"})
+	mustSync(t, tab, web("10.1.0.1:9053", "[fd01::1]:9053"))
+	for _, from := range []*place{w.pods[0], w.host, w.other} {
+		for network, targets := range map[string][]string{
+			"tcp": {"10.96.0.1:80", "[fd96::1]:80", "192.168.0.1:30080", "[fd00::1]:30080"},
+			"udp": {"10.96.0.1:53", "[fd96::1]:53"},
+		} {
+			for _, to := range targets {
+				got, err := from.ask(network, to)
+				if err != nil || !strings.HasPrefix(got, "host ") {
+					t.Errorf("%s %s from %s: %q, %v", network, to, from.addr[4], got, err)
+				}
+			}
+		}
 	}
 }

@@ -184,3 +184,17 @@ func BenchmarkChangeOneEndpointAt10000(b *testing.B) {
 		return all
 	})
 }
+
+// BenchmarkChangeUDPEndpoint includes the route, the loopback listeners and the
+// look at the connections.
+func BenchmarkChangeUDPEndpoint(b *testing.B) {
+	w := newWorld(b)
+	tab := openTable(b, Options{RouteDev: "br0"})
+	i := 0
+	for b.Loop() {
+		i++
+		if err := tab.Sync(context.Background(), []Service{podService(w, i%2)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,5 +1,21 @@
 // Package service puts declared Services in front of pods by maps of one
 // nftables table, inet pausa, written over netlink.
+//
+// A packet's address, protocol and port are looked up in svc-frontends4 (the
+// port alone in svc-nodeports4, if the address is the host's own). The element
+// leads to a chain shared by all frontends with as many endpoints, svc-lb4-3,
+// which picks a slot at random and looks the endpoint up in svc-endpoints4. So
+// a changed endpoint is one changed element, however many Services there are,
+// and `nft list ruleset` prints all of it. Frontends without endpoints, and
+// other ports of cluster IPs, are rejected at once (the host's own datagrams
+// with EPERM); addresses of the service ranges that nobody has are dropped.
+//
+// Pods see the real address of every client. Only a pod that gets itself is
+// masqueraded, and clients of 127.0.0.1 and ::1 node ports, which listeners of
+// this process serve.
+//
+// Bridged packets must come to the rules as routed ones:
+// net.bridge.bridge-nf-call-iptables is 0, and pods send all by the host.
 package service
 
 import "net/netip"
