@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/cgroups"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
@@ -87,6 +88,8 @@ func (k *Keeper) open() (err error) {
 		return err
 	}
 	k.limits = readLimits(k.log)
+	// What libcontainer logs is in the errors that it returns, too.
+	logrus.SetOutput(io.Discard)
 	if k.filters, err = openFilterCache(k.dir, k.info.BuildID, k.log); err != nil {
 		return err
 	}

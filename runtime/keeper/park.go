@@ -160,6 +160,9 @@ func (k *Keeper) config(spec *specs.Spec) (*configs.Config, error) {
 	return config, nil
 }
 
+// initLogLevel is logrus's for warnings: without one an init reports each of its steps.
+const initLogLevel = "3"
+
 // ociProcess turns the OCI form of a process into libcontainer's.
 func ociProcess(p *specs.Process) *libcontainer.Process {
 	out := &libcontainer.Process{
@@ -172,6 +175,7 @@ func ociProcess(p *specs.Process) *libcontainer.Process {
 		NoNewPrivileges: &p.NoNewPrivileges,
 		AppArmorProfile: p.ApparmorProfile,
 		Label:           p.SelinuxLabel,
+		LogLevel:        initLogLevel,
 	}
 	for _, g := range p.User.AdditionalGids {
 		out.AdditionalGroups = append(out.AdditionalGroups, int(g))
