@@ -142,7 +142,7 @@ func finished(s corev1.ContainerState) bool { return s.Terminated != nil }
 // awaitContainer looks at the pod's container until its state is as wanted. A
 // container that cannot be started, or that restarts after an end, is an end too.
 func (c *client) awaitContainer(ctx *cli.Context, pod *corev1.Pod, wanted func(corev1.ContainerState) bool) (corev1.ContainerState, error) {
-	for {
+	for pause := pollFirst; ; pause = longer(pause) {
 		o, err := c.fetchOne(ctx, kindOf("Pod"), pod.Namespace, pod.Name)
 		if err != nil {
 			return corev1.ContainerState{}, err
@@ -164,7 +164,7 @@ func (c *client) awaitContainer(ctx *cli.Context, pod *corev1.Pod, wanted func(c
 		if now.Status.Phase == corev1.PodFailed && len(now.Status.ContainerStatuses) == 0 {
 			return corev1.ContainerState{}, fmt.Errorf("pod %s failed: %s: %s", pod.Name, now.Status.Reason, now.Status.Message)
 		}
-		if !sleep(ctx.Context, pollEvery) {
+		if !sleep(ctx.Context, pause) {
 			return corev1.ContainerState{}, ctx.Err()
 		}
 	}

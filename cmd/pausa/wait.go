@@ -13,8 +13,14 @@ import (
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
 
-// pollEvery is how often wait and run look again.
-const pollEvery = 50 * time.Millisecond
+// wait and run look again soon at first, then less often.
+const (
+	pollFirst = 5 * time.Millisecond
+	pollLast  = 100 * time.Millisecond
+)
+
+// longer is the pause after one of d.
+func longer(d time.Duration) time.Duration { return min(d*3/2, pollLast) }
 
 func (p *program) waitCommand() *cli.Command {
 	return &cli.Command{
@@ -146,7 +152,7 @@ func (c *client) named(ctx *cli.Context, targets []target) ([]target, error) {
 }
 
 func (p *program) waitFor(ctx *cli.Context, deadline context.Context, c *client, t target, g goal) error {
-	for {
+	for pause := pollFirst; ; pause = longer(pause) {
 		o, err := c.fetchOne(ctx, t.kind, ctx.String("namespace"), t.name)
 		var gone *missingError
 		switch {
@@ -163,7 +169,7 @@ func (p *program) waitFor(ctx *cli.Context, deadline context.Context, c *client,
 				return nil
 			}
 		}
-		if !sleep(deadline, pollEvery) {
+		if !sleep(deadline, pause) {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
