@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // manyServices is n Services with four endpoints each.
@@ -41,29 +39,31 @@ func TestTenThousandServices(t *testing.T) {
 	const n = 10000
 	all := append(manyServices(n), podService(w, 0))
 	mustSync(t, tab, all...)
-	sets := setsOf(nft.IPv4)
-	for _, c := range []struct {
-		set  nft.Set
-		want int
-	}{{sets.frontends, n + 4}, {sets.endpoints, 4*n + 4}, {sets.clusterIPs, n + 1}} {
-		got, err := tab.rules.Elements(c.set)
+	counts := func(want map[string]int) {
+		t.Helper()
+		got, err := tab.Counts()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(got) != c.want {
-			t.Errorf("%s has %d elements, want %d", c.set.Name, len(got), c.want)
+		for name, n := range want {
+			if got[name] != n {
+				t.Errorf("%s has %d elements, want %d", name, got[name], n)
+			}
 		}
 	}
+	counts(map[string]int{
+		"svc-frontends4": n + 4, "svc-endpoints4": 4*n + 4, "svc-cluster-ips4": n + 1,
+		"svc-nodeports6": 2, "svc-node-endpoints6": 2, "svc-hairpin6": 1,
+	})
 	if got, err := w.pods[1].ask("tcp", "10.96.0.1:80"); err != nil || !strings.HasPrefix(got, "pod0 ") {
 		t.Errorf("among 10,000 services: %q, %v", got, err)
 	}
 	mustSync(t, tab, all[1:]...)
-	if got, err := tab.rules.Elements(sets.endpoints); err != nil || len(got) != 4*n {
-		t.Errorf("%d endpoints after removing a service, %v; want %d", len(got), err, 4*n)
-	}
+	counts(map[string]int{"svc-frontends4": n - 1 + 4, "svc-endpoints4": 4*(n-1) + 4, "svc-cluster-ips4": n})
 	if err := tab.Resync(ctx); err != nil {
 		t.Fatal(err)
 	}
+	counts(map[string]int{"svc-frontends4": n - 1 + 4, "svc-endpoints4": 4*(n-1) + 4, "svc-cluster-ips4": n})
 	silent(t, ch, "a load of our own")
 }
 
