@@ -9,6 +9,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -75,23 +76,36 @@ func (m *Manager) Check(ctx context.Context, id string) error {
 // alone for a minute: their pod may be newer than keep. All of it is done, whatever fails;
 // the error says what.
 func (m *Manager) GC(ctx context.Context, keep map[string]bool) error {
-	attempts, err := m.attempts()
-	errs := []error{err}
+	attempts, attemptsErr := m.attempts()
 	recorded := map[string]bool{}
+	var stale []string
 	for _, a := range attempts {
 		recorded[a.Pod.ID] = true
 		if !keep[a.Pod.ID] && m.collectable(a) {
-			errs = append(errs, m.Detach(ctx, a.Pod.ID))
+			stale = append(stale, a.Pod.ID)
 		}
 	}
-	pins, err := m.pins()
-	errs = append(errs, err)
+	pins, pinsErr := m.pins()
 	for _, id := range pins {
 		if !keep[id] && !recorded[id] && m.oldPin(id) {
-			errs = append(errs, m.Detach(ctx, id))
+			stale = append(stale, id)
 		}
 	}
-	return errors.Join(append(errs, m.gcPlugins(ctx))...)
+	return errors.Join(attemptsErr, pinsErr, m.detachAll(ctx, stale), m.gcPlugins(ctx))
+}
+
+// detachAll detaches several at a time: one DEL may take a minute while its plugin's agent is down.
+func (m *Manager) detachAll(ctx context.Context, ids []string) error {
+	errs := make([]error, len(ids))
+	var g errgroup.Group
+	g.SetLimit(8)
+	for i, id := range ids {
+		g.Go(func() error {
+			errs[i] = m.Detach(ctx, id)
+			return nil // the others go on
+		})
+	}
+	return errors.Join(g.Wait(), errors.Join(errs...))
 }
 
 func (m *Manager) collectable(a *attempt) bool {

@@ -38,7 +38,7 @@ func (c call) add() (out []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	link := c.podLink(a, ns, host.mtu)
+	link := c.podLink(a, ns, host)
 	if err := c.connect(link, host.bridge); err != nil {
 		return nil, err
 	}
@@ -94,9 +94,9 @@ func sortedRanges(ranges []netip.Prefix) []netip.Prefix {
 	return slices.SortedFunc(slices.Values(ranges), func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })
 }
 
-func (c call) podLink(a attachment, ns, mtu int) podLink {
+func (c call) podLink(a attachment, ns int, host hostState) podLink {
 	mac, _ := net.ParseMAC(a.MAC)
-	l := podLink{ns: ns, ifName: c.req.IfName, veth: a.Veth, mac: mac, mtu: mtu, addrs: a.Addrs}
+	l := podLink{ns: ns, ifName: c.req.IfName, veth: a.Veth, mac: mac, mtu: host.mtu, addrs: a.Addrs, gwMAC: host.bridge.HardwareAddr}
 	for _, r := range sortedRanges(a.Ranges) {
 		l.gateways = append(l.gateways, gateway(r).Addr())
 	}

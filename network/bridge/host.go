@@ -28,6 +28,12 @@ func (p *Plugin) ensureBridge(name string, mtu int, wanted []netip.Prefix) (*net
 	if err != nil {
 		return nil, err
 	}
+	if mac := hashMAC("bridge " + name); br.HardwareAddr.String() != mac.String() { // pods know it by heart
+		if err := p.host.LinkSetHardwareAddr(br, mac); err != nil {
+			return nil, fmt.Errorf("set hardware address of bridge %s: %w", name, err)
+		}
+		br.HardwareAddr = mac
+	}
 	if br.MTU != mtu {
 		if err := p.host.LinkSetMTU(br, mtu); err != nil {
 			return nil, fmt.Errorf("set mtu %d of bridge %s: %w", mtu, name, err)
@@ -42,7 +48,11 @@ func (p *Plugin) ensureBridge(name string, mtu int, wanted []netip.Prefix) (*net
 	if err := p.host.LinkSetUp(br); err != nil {
 		return nil, fmt.Errorf("bring up bridge %s: %w", name, err)
 	}
-	return br, nil
+	own := make([]netip.Addr, len(wanted))
+	for i, w := range wanted {
+		own[i] = w.Addr()
+	}
+	return br, awaitLocal(p.host, own)
 }
 
 // bridge finds the bridge; nil if there is none.

@@ -24,6 +24,7 @@ type podLink struct {
 	mtu      int
 	addrs    []netip.Addr
 	gateways []netip.Addr // one per address
+	gwMAC    net.HardwareAddr
 }
 
 // connect makes the link. What it made is undone by deleting the host's end.
@@ -54,7 +55,10 @@ func (p *Plugin) connect(l podLink, br *netlink.Bridge) error {
 	if err := p.host.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("bring up link %s: %w", l.veth, err)
 	}
-	return awaitUp([]end{{h, l.ifName}, {p.host, l.veth}, {p.host, br.Name}})
+	if err := awaitUp([]end{{h, l.ifName}, {p.host, l.veth}, {p.host, br.Name}}); err != nil {
+		return err
+	}
+	return awaitLocal(h, l.addrs)
 }
 
 // end is an interface and where to look for it.
@@ -129,6 +133,11 @@ func (l podLink) configure(h *netlink.Handle) error {
 		return fmt.Errorf("bring it up: %w", err)
 	}
 	for _, gw := range l.gateways {
+		// No need to ask for it: the answer could be lost in the first moments, and be another pod's.
+		n := &netlink.Neigh{LinkIndex: link.Attrs().Index, State: netlink.NUD_PERMANENT, IP: gw.AsSlice(), HardwareAddr: l.gwMAC}
+		if err := h.NeighSet(n); err != nil {
+			return fmt.Errorf("set neighbour %s: %w", gw, err)
+		}
 		toGateway := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(gw), Scope: netlink.SCOPE_LINK}
 		if err := h.RouteReplace(toGateway); err != nil {
 			return fmt.Errorf("route to gateway %s: %w", gw, err)
@@ -157,6 +166,25 @@ func (l podLink) addAddr(h *netlink.Handle, link netlink.Link, a netip.Addr) err
 	}
 	if err != nil {
 		return fmt.Errorf("give it address %s: %w", a, err)
+	}
+	return nil
+}
+
+// awaitLocal waits until the kernel delivers packets to the IPv6 addresses: a
+// worker makes the route, a moment after the address.
+func awaitLocal(h *netlink.Handle, addrs []netip.Addr) error {
+	deadline := time.Now().Add(upTimeout)
+	for _, a := range addrs {
+		for a.Is6() && time.Now().Before(deadline) {
+			routes, err := h.RouteGet(a.AsSlice())
+			if err != nil && !errors.Is(err, unix.ENETUNREACH) {
+				return fmt.Errorf("look up route to %s: %w", a, err)
+			}
+			if err == nil && len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL {
+				break
+			}
+			time.Sleep(100 * time.Microsecond)
+		}
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
@@ -263,6 +264,51 @@ func TestAsExecutable(t *testing.T) {
 	if after := left(t, &store{filepath.Join(dir, "net")}); after != 0 {
 		t.Errorf("%d entries are left", after)
 	}
+}
+
+// An ADD that is killed at any moment leaves what GC finds and removes.
+func TestKilledAdds(t *testing.T) {
+	h := hosttest.New(t)
+	p := newPlugin(t, h)
+	bin, dir := t.TempDir(), t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(self, filepath.Join(bin, Type)); err != nil {
+		t.Fatal(err)
+	}
+	conf := confOf(dir, "1.1.0", `,"runtimeConfig":{"portMappings":[{"hostPort":8080,"containerPort":1,"protocol":"tcp"}]}`)
+	if _, err := p.Run(t.Context(), request("STATUS", "", h, conf)); err != nil {
+		t.Fatal(err)
+	}
+	before := state(t, h, p, dir)
+	seen := map[int]int{}
+	for i := range 40 { // more than the range has addresses
+		pod := hosttest.New(t)
+		h.Must(func() error {
+			cmd := exec.Command(filepath.Join(bin, Type))
+			cmd.Env = []string{"CNI_COMMAND=ADD", fmt.Sprint("CNI_CONTAINERID=k", i), "CNI_NETNS=" + pod.NetNS(), "CNI_IFNAME=eth0"}
+			cmd.Stdin = bytes.NewReader(conf)
+			if err := cmd.Start(); err != nil {
+				return err
+			}
+			time.Sleep(time.Duration(i) * 500 * time.Microsecond)
+			if err := cmd.Process.Kill(); err != nil {
+				return err
+			}
+			_ = cmd.Wait() // killed, or it was faster
+			return nil
+		})
+		seen[left(t, &store{filepath.Join(dir, "net")})]++
+		if _, err := p.Run(t.Context(), request("GC", "", h, conf)); err != nil {
+			t.Fatal(err)
+		}
+		if after := state(t, h, p, dir); after != before {
+			t.Fatalf("killed after %d ms: left\n%s\nwas\n%s", i/2, after, before)
+		}
+	}
+	t.Logf("entries that the killed ones had: times %v", seen)
 }
 
 func TestErrorsAndVersionOfTheExecutable(t *testing.T) {

@@ -20,8 +20,9 @@ import (
 // pod's hardware and IP address. Only the bridge family sees the port's name;
 // table inet sees the bridge.
 type spoofGuard struct {
-	mu   sync.Mutex // guards conn
-	conn *nftables.Conn
+	netNS int
+	mu    sync.Mutex // guards conn
+	conn  *nftables.Conn
 }
 
 const (
@@ -33,13 +34,35 @@ const (
 )
 
 func openSpoofGuard(netNS int) (*spoofGuard, error) {
-	conn, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(netNS), nftables.WithSockOptions(func(c *netlink.Conn) error {
+	g := &spoofGuard{netNS: netNS}
+	if err := g.dial(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// dial connects. The caller holds mu or is the only user.
+func (g *spoofGuard) dial() (err error) {
+	g.conn, err = nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(g.netNS), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		return errors.Join(c.SetWriteBuffer(socketBuffer), c.SetReadBuffer(socketBuffer))
 	}))
 	if err != nil {
-		return nil, fmt.Errorf("connect to nftables: %w", err)
+		return fmt.Errorf("connect to nftables: %w", err)
 	}
-	return &spoofGuard{conn: conn}, nil
+	return nil
+}
+
+// flush commits what the caller, who holds mu, has collected. After an error it connects anew:
+// answers may still be on their way in the old socket.
+func (g *spoofGuard) flush() error {
+	err := g.conn.Flush()
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT) {
+		err = fmt.Errorf("%w (the kernel needs NF_TABLES_BRIDGE)", err)
+	}
+	return errors.Join(fmt.Errorf("write anti-spoofing rules: %w", err), g.conn.CloseLasting(), g.dial())
 }
 
 func (g *spoofGuard) close() error { return g.conn.CloseLasting() }
@@ -119,40 +142,34 @@ func (g *spoofGuard) replace(bridge string, all []attachment) error {
 	for _, exprs := range spoofRules(bridge) {
 		g.conn.AddRule(&nftables.Rule{Table: spoofTable(), Chain: chain, Exprs: exprs})
 	}
-	if err := g.conn.Flush(); err != nil {
-		return fmt.Errorf("write anti-spoofing rules: %w", err)
-	}
-	return nil
+	return g.flush()
 }
 
 // add lets the attachment send; ENOENT is wrapped when somebody flushed the table.
 func (g *spoofGuard) add(bridge string, a attachment) error {
-	return g.change(bridge, a, g.conn.SetAddElements)
+	return g.change(bridge, a, (*nftables.Conn).SetAddElements)
 }
 
 // remove takes that back; it is not an error if the table was flushed.
 func (g *spoofGuard) remove(bridge string, a attachment) error {
-	err := g.change(bridge, a, g.conn.SetDeleteElements)
+	err := g.change(bridge, a, (*nftables.Conn).SetDeleteElements)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return err
 }
 
-func (g *spoofGuard) change(bridge string, a attachment, do func(*nftables.Set, []nftables.SetElement) error) error {
+func (g *spoofGuard) change(bridge string, a attachment, do func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, f := range families() {
 		if elems := sources(a, f); len(elems) > 0 {
-			if err := do(sourceSet(bridge, f), elems); err != nil {
+			if err := do(g.conn, sourceSet(bridge, f), elems); err != nil {
 				return fmt.Errorf("write anti-spoofing elements: %w", err)
 			}
 		}
 	}
-	if err := g.conn.Flush(); err != nil {
-		return fmt.Errorf("write anti-spoofing elements: %w", err)
-	}
-	return nil
+	return g.flush()
 }
 
 // drops reads the counter of packets that were dropped.

@@ -131,6 +131,7 @@ func (c call) ensurePorts(br *netlink.Bridge, all []attachment) error {
 		byName[l.Attrs().Name] = l
 	}
 	var errs []error
+	ends := []end{{c.host, br.Name}}
 	for _, a := range all {
 		l := byName[a.Veth]
 		if l == nil {
@@ -138,8 +139,12 @@ func (c call) ensurePorts(br *netlink.Bridge, all []attachment) error {
 		}
 		mac, err := net.ParseMAC(a.MAC)
 		errs = append(errs, err, c.enslave(l, br, mac, a.Addrs), c.host.LinkSetUp(l))
+		ends = append(ends, end{c.host, a.Veth})
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || len(ends) == 1 {
+		return err
+	}
+	return awaitUp(ends)
 }
 
 // status is STATUS: the surest answer is to make the host side. A full range is

@@ -66,26 +66,18 @@ func New(t testing.TB) *Host {
 	t.Helper()
 	h := &Host{t: t, work: make(chan func())}
 	ready := make(chan error)
-	go h.thread(ready)
+	go h.thread(h.work, ready)
 	if err := <-ready; err != nil {
 		t.Fatalf("make network namespace: %v", err)
 	}
 	t.Cleanup(func() {
-		if h.work != nil {
-			h.End()
-		}
+		h.Net.Close()
+		close(h.work)
 	})
 	return h
 }
 
-// End lets go of the namespace before the test ends.
-func (h *Host) End() {
-	h.Net.Close()
-	close(h.work)
-	h.work = nil
-}
-
-func (h *Host) thread(ready chan<- error) {
+func (h *Host) thread(work <-chan func(), ready chan<- error) {
 	goruntime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	ready <- func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -106,7 +98,7 @@ func (h *Host) thread(ready chan<- error) {
 		}
 		return h.Net.LinkSetUp(lo)
 	}()
-	for fn := range h.work {
+	for fn := range work {
 		fn()
 	}
 }
