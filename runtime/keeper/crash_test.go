@@ -48,7 +48,9 @@ func TestKeeperIsKilledAndContainersGoOn(t *testing.T) {
 	}
 }
 
-// checkLines wants "line 0" to "line n-1": none lost, none out of order.
+// checkLines wants "line 0" to "line n-1": none lost. A keeper that is killed
+// between logging output and taking it out of the FIFO logs it again, so what
+// repeats must be no more than a FIFO holds for each of the three kills.
 func (h *host) checkLines(id string, n int) {
 	h.t.Helper()
 	next, repeated := 0, 0
@@ -69,8 +71,8 @@ func (h *host) checkLines(id string, n int) {
 	if next != n {
 		h.t.Errorf("%d lines of %d", next, n)
 	}
-	if repeated > 0 {
-		h.t.Errorf("%d lines are repeated", repeated)
+	if most := 3 * (64 << 10) / len("line 0\n"); repeated > most {
+		h.t.Errorf("%d lines are repeated, %d at most could be", repeated, most)
 	}
 }
 

@@ -56,6 +56,7 @@ func (k *Keeper) exec(spec runtime.ExecSpec, streams execStreams) (*execution, e
 	go func() {
 		e.end = e.proc.wait()
 		c.release(spec.ExecID)
+		k.tidy.Reset(tidyDelay)
 		close(e.done)
 	}()
 	return e, nil

@@ -34,6 +34,7 @@ func (k *Keeper) watch(c *container) {
 	if err := c.destroy(); err != nil {
 		k.log.Error("destroy ended container; its removal tries again", "container", c.id, "err", err)
 	}
+	k.tidy.Reset(tidyDelay)
 	close(c.cleaned)
 }
 

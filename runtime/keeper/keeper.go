@@ -13,15 +13,20 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"sync"
 	"time"
 
 	"github.com/opencontainers/cgroups"
-	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus" //nolint:depguard // libcontainer's, to be silenced
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
 )
+
+// tidyDelay: libcontainer leaves a pidfd to the collector for each process that
+// it has started, and an idle keeper would not collect for minutes.
+const tidyDelay = 2 * time.Second
 
 // Options say where a keeper lives. RunDir is the daemon's run directory; the
 // keeper uses the folder "keeper" in it.
@@ -43,6 +48,7 @@ type Keeper struct {
 	image   *os.File // the pause program in memory
 	root    *os.File // what pauses see as their root; made at first use, guarded by mu
 	scratch pipePool
+	tidy    *time.Timer // runs the collector some time after the last process has ended
 	filters *filterCache
 
 	mu         sync.Mutex // guards the maps below, never held while waiting
@@ -64,6 +70,7 @@ func Open(o Options) (*Keeper, error) {
 		containers: map[string]*container{},
 		exits:      map[chan runtime.Exit]struct{}{},
 		orphans:    map[int]bool{},
+		tidy:       time.AfterFunc(tidyDelay, goruntime.GC),
 	}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(err, k.Close())

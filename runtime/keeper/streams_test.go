@@ -279,9 +279,14 @@ func TestLogThroughLinkIsRefused(t *testing.T) {
 func TestStatsAndUpdate(t *testing.T) {
 	h := newHost(t)
 	id := h.sleeper(memory(64 << 20))
-	stats, err := h.client.Stats(ctx(t))
-	if err != nil || len(stats) != 1 {
-		t.Fatalf("stats: %+v, %v", stats, err)
+	var stats []runtime.Stats
+	var err error
+	h.eventually("init has become the command", func() bool {
+		stats, err = h.client.Stats(ctx(t))
+		return err != nil || len(stats) == 1 && stats[0].Pids == 1
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	if s := stats[0]; s.ID != id || s.CPUNanos == 0 || s.MemoryLimit != 64<<20 || s.Pids != 1 || s.MemoryUsage == 0 {
 		t.Errorf("stats %+v", s)

@@ -82,20 +82,24 @@ func writeSysctls(pid int, values map[string]string) error {
 	return nil
 }
 
+// sysctlPath is the file of a name. One written with slashes may have dots in
+// the parts behind its first slash (an interface eth0.5).
+func sysctlPath(name string) string {
+	head, tail, slashes := strings.Cut(name, "/")
+	path := strings.ReplaceAll(head, ".", "/")
+	if slashes {
+		path += "/" + tail
+	}
+	return path
+}
+
 // writeSysctl never leaves procfs and follows no link.
 func writeSysctl(proc int, name, value string) error {
-	// Names written with slashes may have dots in a part (an interface eth0.5).
-	path := name
-	if !strings.Contains(name, "/") {
-		path = strings.ReplaceAll(name, ".", "/")
-	} else {
-		path = strings.Replace(name, ".", "/", strings.Count(name[:strings.Index(name, "/")], "."))
-	}
 	how := unix.OpenHow{
 		Flags:   unix.O_WRONLY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV,
 	}
-	fd, err := unix.Openat2(proc, path, &how)
+	fd, err := unix.Openat2(proc, sysctlPath(name), &how)
 	if err != nil {
 		return err
 	}
