@@ -154,13 +154,16 @@ func (h *host) end() {
 			h.t.Error(err)
 		}
 	}
+	pid := h.info().Pid
+	defer func() { // also after a Fatal
+		_ = unix.Kill(pid, unix.SIGTERM)
+		_ = h.client.Close()
+		if h.t.Failed() {
+			log, _ := os.ReadFile(h.run + "/keeper.log")
+			h.t.Logf("keeper's log:\n%s", log)
+		}
+	}()
 	h.noneLeft()
-	_ = unix.Kill(h.info().Pid, unix.SIGTERM)
-	_ = h.client.Close()
-	if h.t.Failed() {
-		log, _ := os.ReadFile(h.run + "/keeper.log")
-		h.t.Logf("keeper's log:\n%s", log)
-	}
 }
 
 // noneLeft is the leak check: records, FIFOs, cgroups, mounts, processes and descriptors.
