@@ -56,16 +56,18 @@ start_host() {
   echo "$pid" >"$dir/pid"
 }
 
+# is_init PID DIR: the process is the host's first, or the one that started it.
+is_init() { tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline" | grep -qF -- "--init $2"; }
+
 # stop_host DIR: ends every process of the host, then removes its cgroups and files.
 stop_host() {
   local d=$1 unshare_pid group
   [ -s "$d/unshare.pid" ] || die "$d is not a folder of run.sh"
   unshare_pid=$(cat "$d/unshare.pid")
-  if [ -d "/proc/$unshare_pid" ] && tr '\0' ' ' <"/proc/$unshare_pid/cmdline" | grep -qF -- "--init $d"; then
+  if is_init "$unshare_pid" "$d"; then
     kill -KILL "$unshare_pid"
-    while [ -d "/proc/$unshare_pid" ] && ! grep -q '^State:.Z' "/proc/$unshare_pid/status"; do sleep 0.05; done
     # Its process 1 goes with it, and everything in the host with that one.
-    while [ -s "$d/pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$(cat "$d/pid")/cmdline" | grep -qF -- "--init $d"; do sleep 0.05; done
+    while [ -s "$d/pid" ] && is_init "$(cat "$d/pid")" "$d"; do sleep 0.05; done
   fi
   for group in /sys/fs/cgroup/"${d##*/}" /sys/fs/cgroup/*/"${d##*/}"; do
     [ -d "$group" ] || continue
