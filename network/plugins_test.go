@@ -59,7 +59,7 @@ func TestFailedAddIsUndone(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if mode == "hang" {
 			cancel()
-			ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
+			ctx, cancel = context.WithTimeout(t.Context(), 3*time.Second)
 		}
 		before := sleepers()
 		_, err := m.Attach(ctx, Pod{ID: "aaaa", Name: "n", Namespace: "ns", UID: "u"})

@@ -35,6 +35,7 @@ type Plugin struct {
 	ensured map[string]hostState // networks whose host side has been made, by fingerprint of their configuration
 	living  map[string]bool      // owners attached by this process: GC leaves them alone
 
+	making sync.Mutex // held while a host side is made, besides its store's lock
 	reaper reaper
 }
 

@@ -85,6 +85,7 @@ func sourceSet(bridge string, f nft.Family) *nftables.Set {
 		addr = nftables.TypeIP6Addr
 	}
 	return &nftables.Set{
+		ID:    uint32(f), // unlike the others in a transaction; with 0 the library counts in a variable without a lock
 		Table: spoofTable(), Name: "sources" + digit(f) + "-" + bridge, Concatenation: true,
 		KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeEtherAddr, addr),
 	}

@@ -58,6 +58,8 @@ func (c call) ensureHost(force bool) (hostState, error) {
 }
 
 func (c call) makeHost() (hostState, error) {
+	c.making.Lock()
+	defer c.making.Unlock()
 	unlock, err := c.store.lock()
 	if err != nil {
 		return hostState{}, err
