@@ -79,3 +79,7 @@ install: build ## install the binaries and the unit under PREFIX (/usr/local)
 clean: ## remove what was built
 	rm -rf bin
 	find runtime/pause -name 'pause-*' -type f -delete
+
+.PHONY: docs
+docs: build ## renew docs/config.md
+	@{ printf '# Settings\n\nA TOML file, by default `/etc/pausa/config.toml` or the one of `--config`. Each value can also be set by the environment\nvariable named beside it. `pausa config` prints what holds and where it came from.\n\n```toml\n'; bin/pausa config --default; printf '```\n'; } > docs/config.md

@@ -72,7 +72,7 @@ func TestKillDaemonDuringApplyAndDelete(t *testing.T) {
 func TestContainersOutliveTheDaemon(t *testing.T) {
 	n := newNode(t, "outlive")
 	const lines = 100000
-	n.apply(shellPod("writer", fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); done; echo end; sleep 100000", lines)))
+	n.apply(shellPod("writer", fmt.Sprintf("i=0; while [ $i -lt %d ]; do echo line $i; i=$((i+1)); done; echo end; while :; do sleep 1000; done", lines)))
 	n.apply(web)
 	pods := n.waitReady("app=web", 2)
 	before := n.containerProcesses()

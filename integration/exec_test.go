@@ -60,14 +60,14 @@ func TestExecTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer term.Close()
 	cmd := n.CLICommand(ctx, "exec", "-it", "sh", "--", "sh")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = term, term, term
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	talk := &dialogue{t: t, rw: pty}
+	term.Close() // only the client has it now: its end ends the dialogue
+	talk := newDialogue(t, pty)
 	talk.expect("# ")
 	talk.send("stty size\n")
 	talk.expect("31 97")
@@ -77,7 +77,9 @@ func TestExecTerminal(t *testing.T) {
 	talk.send("echo in\"\"terrupted\n")
 	talk.expect("interrupted")
 	talk.send("exit 5\n")
-	talk.rest()
+	for talk.next() {
+		continue
+	}
 	var exit *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 5 {
 		t.Errorf("exec -it ended with %v, want exit status 5; it said:\n%s", err, talk.said.String())
@@ -87,39 +89,58 @@ func TestExecTerminal(t *testing.T) {
 // dialogue talks with what sits at a terminal.
 type dialogue struct {
 	t     *testing.T
-	rw    io.ReadWriter
+	w     io.Writer
+	parts chan string // what it says; closed at the end
 	said  strings.Builder
 	unhad string // said and not yet expected
 }
 
+func newDialogue(t *testing.T, rw io.ReadWriter) *dialogue {
+	d := &dialogue{t: t, w: rw, parts: make(chan string, 1024)}
+	go func() {
+		defer close(d.parts)
+		buf := make([]byte, 4096)
+		for {
+			k, err := rw.Read(buf)
+			d.parts <- string(buf[:k])
+			if err != nil { // EIO is the end
+				return
+			}
+		}
+	}()
+	return d
+}
+
 func (d *dialogue) send(s string) {
 	d.t.Helper()
-	if _, err := io.WriteString(d.rw, s); err != nil {
+	if _, err := io.WriteString(d.w, s); err != nil {
 		d.t.Fatal(err)
+	}
+}
+
+// next waits for more; it is false at the end, or when nothing came for long.
+func (d *dialogue) next() bool {
+	select {
+	case part, ok := <-d.parts:
+		d.said.WriteString(part)
+		d.unhad += part
+		return ok
+	case <-time.After(30 * time.Second):
+		return false
 	}
 }
 
 func (d *dialogue) expect(what string) {
 	d.t.Helper()
-	buf := make([]byte, 4096)
 	for {
 		if i := strings.Index(d.unhad, what); i >= 0 {
 			d.unhad = d.unhad[i+len(what):]
 			return
 		}
-		k, err := d.rw.Read(buf)
-		d.said.Write(buf[:k])
-		d.unhad += string(buf[:k])
-		if err != nil && k == 0 {
-			d.t.Fatalf("%v before %q came; it said:\n%s", err, what, d.said.String())
+		if !d.next() {
+			d.t.Fatalf("%q did not come; it said:\n%q", what, d.said.String())
 		}
 	}
-}
-
-// rest reads to the end of the terminal's other side.
-func (d *dialogue) rest() {
-	raw, _ := io.ReadAll(d.rw) // EIO is the end
-	d.said.Write(raw)
 }
 
 // The client goes, its process goes: nothing keeps running unseen.
