@@ -210,8 +210,9 @@ func (m *Manager) PortForward(ctx context.Context, podID string, port uint16, st
 	_, err = io.Copy(stream, conn)
 	_ = stream.Close()
 	select {
-	case <-done:
+	case sent := <-done:
+		return errors.Join(err, sent)
 	case <-time.After(time.Second): // the client's half may stay open for ever
+		return err
 	}
-	return err
 }

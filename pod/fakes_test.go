@@ -280,6 +280,7 @@ func (k *fakeKeeper) Exec(ctx context.Context, s runtime.ExecSpec, io runtime.St
 }
 
 func (k *fakeKeeper) Attach(context.Context, string, runtime.Stdio) error { return k.call("Attach") }
+
 func (k *fakeKeeper) Resize(context.Context, string, string, uint16, uint16) error {
 	return k.call("Resize")
 }

@@ -173,14 +173,14 @@ func TestRunFails(t *testing.T) {
 	for _, step := range []string{"StartPod", "Pin", "Attach"} {
 		t.Run(step, func(t *testing.T) {
 			w := newWorld(t)
-			w.keeper.faults.set(step, boom)
-			w.net.faults.set(step, boom)
+			w.keeper.set(step, boom)
+			w.net.set(step, boom)
 			if _, err := w.m.Run(t.Context(), podConfig("web")); !errors.Is(err, boom) {
 				t.Fatalf("error %v; want boom", err)
 			}
 			w.checkEmpty()
-			w.keeper.faults.set(step, nil)
-			w.net.faults.set(step, nil)
+			w.keeper.set(step, nil)
+			w.net.set(step, nil)
 			if err := w.m.Remove(t.Context(), w.mustRun("web")); err != nil { // the same request succeeds
 				t.Fatal(err)
 			}
@@ -194,9 +194,9 @@ func TestUndoFails(t *testing.T) {
 		t.Run(undo, func(t *testing.T) {
 			w := newWorld(t)
 			boom, bang := errors.New("boom"), errors.New("bang")
-			w.net.faults.set("Attach", boom)
-			w.net.faults.set(undo, bang)
-			w.keeper.faults.set(undo, bang)
+			w.net.set("Attach", boom)
+			w.net.set(undo, bang)
+			w.keeper.set(undo, bang)
 			_, err := w.m.Run(t.Context(), podConfig("web"))
 			if !errors.Is(err, boom) || !errors.Is(err, bang) {
 				t.Fatalf("error %v; want both boom and bang", err)
@@ -205,10 +205,10 @@ func TestUndoFails(t *testing.T) {
 			if len(left) != 1 || left[0].Ready || !strings.Contains(left[0].Problem, "bang") {
 				t.Fatalf("pods %+v; want one, not ready, that names its problem", left)
 			}
-			w.net.faults.set("Attach", nil)
+			w.net.set("Attach", nil)
 			w.mustRun("web") // the name is free
-			w.net.faults.set(undo, nil)
-			w.keeper.faults.set(undo, nil)
+			w.net.set(undo, nil)
+			w.keeper.set(undo, nil)
 			w.restart() // the next start tries again
 			if n := len(w.m.Pods()); n != 1 {
 				t.Fatalf("%d pods; want the remainder gone and the second one there", n)
@@ -291,9 +291,9 @@ func TestCreateFails(t *testing.T) {
 		"environment":      {cfg: ContainerConfig{Name: "c", Image: "busybox", Env: []EnvVar{{Name: "A=B"}}}, want: ErrInvalid, text: "A=B"},
 		"mount":            {cfg: ContainerConfig{Name: "c", Image: "busybox", Mounts: []runtime.Mount{{Destination: "x"}}}, want: ErrInvalid, text: `"x"`},
 		"target":           {cfg: ContainerConfig{Name: "c", Image: "busybox", TargetContainer: "abc"}, want: ErrInvalid, text: "abc"},
-		"mount fails":      {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.images.faults.set("Mount", boom) }, want: boom},
-		"keeper fails":     {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.keeper.faults.set("CreateContainer", boom) }, want: boom},
-		"keeper gone":      {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.keeper.faults.set("CreateContainer", runtime.ErrKeeperGone) }, want: ErrUnavailable},
+		"mount fails":      {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.images.set("Mount", boom) }, want: boom},
+		"keeper fails":     {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.keeper.set("CreateContainer", boom) }, want: boom},
+		"keeper gone":      {cfg: ContainerConfig{Name: "c", Image: "busybox"}, fault: func(w *world) { w.keeper.set("CreateContainer", runtime.ErrKeeperGone) }, want: ErrUnavailable},
 		"supplemental gid": {cfg: ContainerConfig{Name: "c", Image: "busybox", AdditionalGIDs: []int64{-1}}, want: ErrInvalid, text: "-1"},
 	} {
 		t.Run(name, func(t *testing.T) {
