@@ -14,10 +14,7 @@ RUN     ?=
 GO          ?= go
 GOFLAGS_ALL := -trimpath -buildvcs=false
 LDFLAGS     := -s -w -X main.version=$(VERSION)
-# The keeper's C code stands in for these functions of libseccomp (runtime/keeper).
-SECCOMP_WRAP := seccomp_init seccomp_arch_add seccomp_attr_set seccomp_rule_add_array seccomp_rule_add_exact_array seccomp_export_bpf
-comma := ,
-KEEPER_LDFLAGS := $(LDFLAGS) -linkmode external -extldflags "-static $(patsubst %,-Wl$(comma)--wrap=%,$(SECCOMP_WRAP))"
+KEEPER_LDFLAGS := $(LDFLAGS) -linkmode external -extldflags "-static"
 
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
@@ -31,7 +28,8 @@ deps: ## install the Debian packages that build and tests need
 	@hack/deps.sh
 
 .PHONY: build
-build: ## build bin/pausa and bin/pausa-keeper
+build: ## build bin/pausa and bin/pausa-keeper, with pause inside
+	runtime/pause/build.sh
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/pausa ./cmd/pausa
 	CGO_ENABLED=1 $(GO) build $(GOFLAGS_ALL) -tags 'seccomp netgo osusergo' -ldflags '$(KEEPER_LDFLAGS)' -o bin/pausa-keeper ./cmd/pausa-keeper
 
