@@ -23,10 +23,21 @@ func (m *Manager) running(id string) (string, Runtime, error) {
 		return "", nil, err
 	}
 	if c.Status != runtime.Running {
-		return "", nil, fmt.Errorf("container %s (%s) is %s: %w", c.Config.Name, c.ID, c.Status, ErrState)
+		return "", nil, fmt.Errorf("%w: container %s (%s) %s", ErrState, c.Config.Name, c.ID, stateText(c))
 	}
 	rt, err := m.runtime()
 	return c.ID, rt, err
+}
+
+// stateText says why a container that is not running is not.
+func stateText(c Container) string {
+	switch {
+	case c.Exit == nil:
+		return "is created but not started"
+	case c.Exit.StartError != "":
+		return "could not be started: " + c.Exit.StartError
+	}
+	return fmt.Sprintf("is not running: it ended with exit code %d at %s", c.Exit.Code, c.Exit.FinishedAt.Format(time.RFC3339))
 }
 
 // Exec runs one more process in a running container and returns its exit code.
