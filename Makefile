@@ -61,8 +61,8 @@ critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RU
 bin/tools/critest: integration/critest/go.mod integration/critest/go.sum
 	cd integration/critest && CGO_ENABLED=0 $(GO) test -c -o ../../$@ sigs.k8s.io/cri-tools/cmd/critest
 
-bin/tools/cnitool: go.mod go.sum
-	CGO_ENABLED=0 $(GO) build -o $@ github.com/containernetworking/cni/cnitool
+bin/tools/cnitool: integration/critest/go.mod integration/critest/go.sum
+	cd integration/critest && CGO_ENABLED=0 $(GO) build -o ../../$@ github.com/containernetworking/cni/cnitool
 
 .PHONY: vm
 vm: deps build ## integration tests in a VM with cgroup v2; RUN=regexp for some of them

@@ -20,7 +20,7 @@ func TestBadManifests(t *testing.T) {
 		name, manifest string
 		words          []string
 	}{
-		{"no yaml", "a: b: c", []string{"line 1"}},
+		{"no yaml", "a: b: c", []string{"stdin", "mapping values"}},
 		{"empty", "", []string{"no objects"}},
 		{"unknown kind", "apiVersion: v1\nkind: Pood\nmetadata: {name: x}\n", []string{"Pood", "Pod"}},
 		{"unknown field", strings.Replace(good, "image:", "imagee:", 1), []string{"imagee", "image"}},

@@ -171,13 +171,17 @@ spec:
 
 func TestRunImage(t *testing.T) {
 	n := newNode(t, "run")
-	n.ok("run", busybox, "--name", "made-by-run", "--", "sleep", "100000")
+	n.ok("run", "-d", "--name", "made-by-run", busybox, "--", "sleep", "100000")
 	n.eventually("the pod runs", func() error {
 		if p := n.pod("made-by-run"); p == nil || p.Status.Phase != corev1.PodRunning {
 			return errors.New("it does not")
 		}
 		return nil
 	})
+	if out := n.ok("run", "--rm", busybox, "--", "echo", "hello"); out != "hello\n" {
+		t.Errorf("run --rm printed %q", out)
+	}
+	n.fails("", 5, nil, "run", "--rm", busybox, "--", "sh", "-c", "exit 5")
 	if out := n.ok("images", "list"); !strings.Contains(out, "busybox") {
 		t.Errorf("images list: %s", out)
 	}
