@@ -149,9 +149,15 @@ func (c *copying) finish() {
 	c.outputs.Wait()
 }
 
+// endPatience bounds the wait for the end of an exec's processes after its
+// context's: the keeper takes 3 s for SIGHUP and 10 s for SIGKILL.
+const endPatience = 15 * time.Second
+
 // Exec runs one more process in a running container and waits for its end. An
 // *os.File as a stream is given to the process itself. When ctx is cancelled
-// the process and what it started get SIGHUP, and SIGKILL a few seconds later.
+// the process and all that it started get SIGHUP, and SIGKILL a few seconds
+// later; when ctx's deadline passes they get SIGKILL at once. Either way none of
+// them is left when the call returns, unless the kernel cannot end one.
 func (c *Client) Exec(ctx context.Context, spec ExecSpec, stdio Stdio) (exitCode int, err error) {
 	streams := &copying{}
 	defer streams.finish()
@@ -161,12 +167,18 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec, stdio Stdio) (exitCode
 			return 0, err
 		}
 	}
-	s, err := c.open(ctx, wire.ContainerExec, request, streams.passed...)
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	// The end of ctx must not close the connection: the keeper has yet to say that all is over.
+	s, err := c.open(context.WithoutCancel(ctx), wire.ContainerExec, request, streams.passed...)
 	streams.handedOver()
 	if err != nil {
 		return 0, err
 	}
 	defer s.close()
+	s.ctx = ctx
+	defer context.AfterFunc(ctx, s.endExec)()
 	var started wire.Started
 	files, err := s.receive(&started)
 	if err != nil {
@@ -185,7 +197,17 @@ func (c *Client) Exec(ctx context.Context, spec ExecSpec, stdio Stdio) (exitCode
 	if _, err := s.receive(&exit); err != nil {
 		return 0, err
 	}
-	return exit.Code, nil
+	return exit.Code, ctx.Err()
+}
+
+// endExec asks the keeper to end an exec, and gives it some time to answer.
+func (s *stream) endExec() {
+	_ = s.conn.SetDeadline(time.Now().Add(endPatience))
+	method := wire.EndExec
+	if errors.Is(s.ctx.Err(), context.DeadlineExceeded) {
+		method = wire.KillExec
+	}
+	_ = s.conn.Send(wire.Request{Method: method})
 }
 
 func (c *copying) pipes(stdio Stdio) (which wire.Streams, err error) {

@@ -3,13 +3,11 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -17,9 +15,6 @@ import (
 
 	"github.com/pausa-run/pausa/runtime"
 )
-
-// hangUpPatience is the time between SIGHUP and SIGKILL for an exec whose client has gone.
-const hangUpPatience = 3 * time.Second
 
 // execution is one exec that runs.
 type execution struct {
@@ -29,6 +24,10 @@ type execution struct {
 	master *os.File // of its terminal; nil without one
 	end    ending
 	done   chan struct{}
+
+	mu       sync.Mutex // guards what follows
+	group    string     // the cgroup of its processes alone; "" without one
+	stopping bool       // whoever stops it needs the group, and gives it back
 }
 
 // execStreams are the files that the client passes for the process; nil is /dev/null.
@@ -58,6 +57,7 @@ func (k *Keeper) exec(spec runtime.ExecSpec, streams execStreams) (*execution, e
 		c.release(spec.ExecID)
 		k.tidy.Reset(tidyDelay)
 		close(e.done)
+		e.leaveGroup()
 	}()
 	return e, nil
 }
@@ -105,6 +105,7 @@ func (c *container) startExec(spec runtime.ExecSpec, streams execStreams) (*exec
 	}
 	e := &execution{c: c, id: spec.ExecID, done: make(chan struct{})}
 	process := ociProcess(&template)
+	process.SubCgroupPaths = e.makeGroup()
 	var tty *console
 	if spec.Terminal {
 		var err error
@@ -117,6 +118,7 @@ func (c *container) startExec(spec runtime.ExecSpec, streams execStreams) (*exec
 		setStreams(process, streams)
 	}
 	if err := lc.Start(process); err != nil {
+		e.leaveGroup()
 		return nil, err
 	}
 	pid, err := process.Pid()
@@ -129,6 +131,7 @@ func (c *container) startExec(spec runtime.ExecSpec, streams execStreams) (*exec
 	if err != nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 		_, _ = unix.Wait4(pid, nil, 0, nil)
+		e.leaveGroup()
 		return nil, err
 	}
 	c.mu.Lock()
@@ -161,64 +164,6 @@ func mergeEnv(base, more []string) []string {
 		out = append(out, e)
 	}
 	return out
-}
-
-// hangUp ends an exec whose client has gone: SIGHUP, and SIGKILL for what has not ended after a while.
-func (e *execution) hangUp() {
-	_ = e.c.signalTree(e.proc.pid, unix.SIGHUP)
-	within(e.done, hangUpPatience)
-	_ = e.c.signalTree(e.proc.pid, unix.SIGKILL)
-	_ = e.proc.signal(unix.SIGKILL)
-}
-
-// signalTree signals the processes of the container that belong to the session
-// of leader or descend from it. The leader itself may have ended.
-func (c *container) signalTree(leader int, sig unix.Signal) error {
-	var errs []error
-	for _, pid := range c.tree(leader) {
-		if err := unix.Kill(pid, sig); err != nil && !errors.Is(err, unix.ESRCH) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (c *container) tree(leader int) []int {
-	parents, members := map[int]int{}, map[int]bool{}
-	for _, pid := range c.pids() {
-		parent, session := lineage(pid)
-		parents[pid] = parent
-		if pid == leader || session == leader {
-			members[pid] = true
-		}
-	}
-	for grown := true; grown; {
-		grown = false
-		for pid, parent := range parents {
-			if !members[pid] && members[parent] {
-				members[pid], grown = true, true
-			}
-		}
-	}
-	pids := make([]int, 0, len(members))
-	for pid := range members {
-		pids = append(pids, pid)
-	}
-	return pids
-}
-
-// lineage reads the parent and session of a process, as the host numbers them.
-func lineage(pid int) (parent, session int) {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	// The name in brackets may contain anything; the fields begin behind it.
-	_, rest, ok := strings.Cut(string(data[max(0, strings.LastIndexByte(string(data), ')')):]), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 4 {
-		return 0, 0
-	}
-	parent, _ = strconv.Atoi(fields[1])
-	session, _ = strconv.Atoi(fields[3])
-	return parent, session
 }
 
 func (k *Keeper) resize(id, execID string, width, height uint16) error {

@@ -128,20 +128,32 @@ func (k *Keeper) serveExec(c *call) error {
 		passed = append(passed, e.master)
 	}
 	if err := c.reply(wire.Started{Pid: e.proc.pid}, nil, passed...); err != nil {
-		e.hangUp()
+		e.stop(false)
 		return err
 	}
 	if e.master != nil && q.ExecID == "" {
 		_ = e.master.Close() // nobody can name it for a resize: the client's is the only one
 	}
-	gone := c.hungUp()
 	select {
 	case <-e.done:
-		_ = c.reply(wire.ExecExit{Code: e.end.code}, nil)
-	case <-gone:
-		e.hangUp()
+	case atOnce := <-waitsNoMore(c.conn):
+		e.stop(atOnce)
 	}
+	_ = c.reply(wire.ExecExit{Code: e.end.code}, nil)
 	return errDone
+}
+
+// waitsNoMore hears that the client waits no more, by a word or by its leaving, and
+// whether the process is to be killed at once.
+func waitsNoMore(conn wire.Conn) <-chan bool {
+	atOnce := make(chan bool, 1)
+	go func() {
+		var said wire.Request
+		files, err := conn.Receive(&said)
+		wire.CloseAll(files)
+		atOnce <- err == nil && said.Method == wire.KillExec
+	}()
+	return atOnce
 }
 
 func (k *Keeper) serveAttach(c *call) error {

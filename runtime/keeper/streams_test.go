@@ -8,9 +8,11 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -149,6 +151,63 @@ func TestExecEndsWithItsClient(t *testing.T) {
 	h.eventually("processes are gone", func() bool {
 		out, _, _ := h.exec(id, "", "ps", "-o", "args")
 		return !strings.Contains(out, "sleep 77")
+	})
+}
+
+// tree starts processes that have left the exec's session, its process group, and their parents.
+const tree = `trap "" HUP; (setsid sh -c 'trap "" HUP; sleep 775 & exec sleep 776' &) ; echo up; sleep 778; sleep 779`
+
+// sleepers are the processes of TestExecEnds… that run, zombies left out.
+func (h *host) sleepers(id string) string {
+	h.t.Helper()
+	out, _, _ := h.exec(id, "", "sh", "-c", `for p in /proc/[0-9]*; do tr '\0' ' ' < $p/cmdline; done 2>/dev/null | grep -o 'sleep 77[0-9]'`)
+	return out
+}
+
+func TestExecIsDeadWhenTheCallReturns(t *testing.T) {
+	for name, limit := range map[string]func() (context.Context, context.CancelFunc){
+		"timeout": func() (context.Context, context.CancelFunc) { return context.WithTimeout(ctx(t), time.Second) },
+		"cancel": func() (context.Context, context.CancelFunc) {
+			c, cancel := context.WithCancel(ctx(t))
+			time.AfterFunc(time.Second, cancel)
+			return c, cancel
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t)
+			id := h.sleeper()
+			c, cancel := limit()
+			defer cancel()
+			var out recorder
+			_, err := h.client.Exec(c, runtime.ExecSpec{ContainerID: id, Args: sh(tree)}, runtime.Stdio{Stdout: &out})
+			if !errors.Is(err, c.Err()) || c.Err() == nil {
+				t.Errorf("ended exec: %v, context: %v", err, c.Err())
+			}
+			if out.String() != "up\n" {
+				t.Fatalf("exec said %q", out.String())
+			}
+			if left := h.sleepers(id); left != "" {
+				t.Errorf("still there when the call returned: %q", left)
+			}
+			if s, err := h.client.Container(ctx(t), id); err != nil || s.Status != runtime.Running {
+				t.Errorf("container: %+v, %v", s, err)
+			}
+		})
+	}
+}
+
+func TestExecLeavesNoGroup(t *testing.T) {
+	h := newHost(t)
+	id := h.sleeper()
+	for range 3 {
+		h.exec(id, "", "sh", "-c", "sleep 772 & echo x")
+	}
+	if got := strings.Count(h.sleepers(id), "sleep 772"); got != 3 {
+		t.Errorf("%d of 3 processes that execs have left behind run", got)
+	}
+	h.eventually("no exec has a cgroup", func() bool {
+		left, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupParent + "/" + id + "/*/cgroup.procs")
+		return len(left) == 0
 	})
 }
 

@@ -23,6 +23,10 @@ const (
 	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
 	// CloseInput is said on the connection of an attach: the input has ended.
 	CloseInput = "close-input"
+	// EndExec and KillExec are said on the connection of an exec whose client
+	// waits no more; the answer comes when none of its processes is left.
+	EndExec  = "end-exec"  // SIGHUP, later SIGKILL
+	KillExec = "kill-exec" // SIGKILL
 )
 
 // ID names one pod or container.
