@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -85,4 +86,25 @@ func TestKilledImportLeavesAUsableStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	nothingKept(t, s)
+}
+
+// A download that was killed while its folder was being made is swept away,
+// whatever of it was there.
+func TestHalfMadeIngestsAreSwept(t *testing.T) {
+	o := folders(t)
+	if err := open(t, o).Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, files := range [][]string{{}, {"ref"}, {"ref", "startedat"}, {"ref", "startedat", "updatedat", "total"}} {
+		dir := filepath.Join(o.Root, "content", "ingest", "half"+strconv.Itoa(len(files)))
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if err := os.WriteFile(filepath.Join(dir, f), []byte("x"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	nothingKept(t, open(t, o))
 }

@@ -227,8 +227,8 @@ func (s *Store) sweep(ctx context.Context) error {
 	const name = "sweep"
 	ingests, err := filepath.Glob(s.path("content", "ingest", "*"))
 	for _, dir := range ingests {
-		if _, missing := os.Stat(filepath.Join(dir, "ref")); missing != nil {
-			err = errors.Join(err, os.RemoveAll(dir)) // begun and nothing more: nobody can go on with it
+		if _, missing := os.Stat(filepath.Join(dir, "data")); missing != nil {
+			err = errors.Join(err, os.RemoveAll(dir)) // data is made last: nobody can go on with this one
 		}
 	}
 	if err != nil {

@@ -361,6 +361,12 @@ func (t *fakeTable) Sync(_ context.Context, desired []service.Service) error {
 	return nil
 }
 
+func (t *fakeTable) setLog(log func(string)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.log = log
+}
+
 func (t *fakeTable) Resync(context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -188,11 +188,11 @@ func TestRollout(t *testing.T) {
 // table is written only when something has changed.
 func TestEndpoints(t *testing.T) {
 	w := newWorld(t)
-	w.table.log = func(s string) {
+	w.table.setLog(func(s string) {
 		w.pods.mu.Lock()
 		defer w.pods.mu.Unlock()
 		w.pods.calls = append(w.pods.calls, s)
-	}
+	})
 	w.apply(strings.Replace(web, "replicas: 4", "replicas: 1", 1))
 	w.until("the endpoint is written", func() bool { return w.table.endpoints("web") == 1 })
 	list, err := w.e.Get(manifest.KindEndpoints, "default", "web", nil)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +20,8 @@ import (
 	"github.com/pausa-run/pausa/runtime"
 )
 
-// cgroupParent holds the groups of all test containers.
-const cgroupParent = "/pausa-keeper-test"
+// cgroupParent holds the groups of this process's test containers.
+var cgroupParent = "/pausa-keeper-test-" + strconv.Itoa(os.Getpid())
 
 func TestMain(m *testing.M) {
 	code := m.Run()
