@@ -103,3 +103,21 @@ func pss(b *testing.B, pid int) (kilobytes int) {
 	}
 	return kilobytes
 }
+
+func BenchmarkStats(b *testing.B) {
+	h := newHost(b)
+	pod := h.pod()
+	h.cacheFile(pod)
+	for range 50 {
+		h.start(h.container(pod, []string{"sleep", "1000"}))
+	}
+	var all []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		if got, err := h.client.Stats(ctx(b)); err != nil || len(got) != 50 {
+			b.Fatal(len(got), err)
+		}
+		all = append(all, time.Since(begin))
+	}
+	report(b, "stats50", all)
+}
