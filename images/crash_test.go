@@ -92,9 +92,6 @@ func TestKilledImportLeavesAUsableStore(t *testing.T) {
 // whatever of it was there.
 func TestHalfMadeIngestsAreSwept(t *testing.T) {
 	o := folders(t)
-	if err := open(t, o).Close(); err != nil {
-		t.Fatal(err)
-	}
 	for _, files := range [][]string{{}, {"ref"}, {"ref", "startedat"}, {"ref", "startedat", "updatedat", "total"}} {
 		dir := filepath.Join(o.Root, "content", "ingest", "half"+strconv.Itoa(len(files)))
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -105,6 +102,9 @@ func TestHalfMadeIngestsAreSwept(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	if err := os.WriteFile(filepath.Join(o.Root, "lock"), []byte("1"), 0o600); err != nil { // as a killed daemon leaves it
+		t.Fatal(err)
 	}
 	nothingKept(t, open(t, o))
 }
