@@ -96,6 +96,7 @@ func (m *Manager) open() error {
 	if m.plugin, err = bridge.New(m.log); err != nil {
 		return err
 	}
+	m.plugin.ServeLoopback()
 	if m.exec, err = newExecutor(m.plugin); err != nil {
 		return errors.Join(err, m.plugin.Close())
 	}

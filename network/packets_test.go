@@ -92,6 +92,42 @@ func TestHostPorts(t *testing.T) {
 	_ = r
 }
 
+// TestHostPortsOnLoopback: the daemon's own sockets, back after its restart.
+func TestHostPortsOnLoopback(t *testing.T) {
+	h, _, next := twoHosts(t)
+	var m *Manager // the daemon before next
+	h.Must(func() (err error) { m, err = New(next.opts); return err })
+	p, _ := newPod(t, m, "aaaa",
+		PortMapping{HostPort: 8080, ContainerPort: 80, Protocol: "TCP"},
+		PortMapping{HostPort: 8080, ContainerPort: 81, Protocol: "udp"},
+		PortMapping{HostIP: "192.0.2.1", HostPort: 9090, ContainerPort: 80, Protocol: "tcp"},
+		PortMapping{HostIP: "127.0.0.1", HostPort: 7070, ContainerPort: 80, Protocol: "tcp"},
+	)
+	p.Serve("pod", "tcp", ap("[::]:80"))
+	p.Serve("pod", "udp", ap("[::]:81"))
+	answers := func() {
+		t.Helper()
+		for _, network := range []string{"tcp", "udp"} {
+			wantCall(t, h, network, ap("127.0.0.1:8080"), "pod 10.9.0.1")
+			wantCall(t, h, network, ap("[::1]:8080"), "pod fd09::1")
+		}
+		wantCall(t, h, "tcp", ap("127.0.0.1:7070"), "pod 10.9.0.1")
+		wantNoAnswer(t, h, "tcp", ap("127.0.0.1:9090"))
+		wantNoAnswer(t, h, "tcp", ap("[::1]:7070"))
+	}
+	answers()
+	must0(t, m.plugin.Close()) // as the end of a daemon does
+	wantNoAnswer(t, h, "tcp", ap("127.0.0.1:8080"))
+	must0(t, next.Sync(t.Context()))
+	answers()
+	detach(t, next, "aaaa")
+	for _, to := range []string{"127.0.0.1:8080", "[::1]:8080", "127.0.0.1:7070"} {
+		wantNoAnswer(t, h, "tcp", ap(to))
+	}
+	newPod(t, next, "cccc", PortMapping{HostPort: 8080, ContainerPort: 80}) // the port is free again
+	detach(t, next, "cccc")
+}
+
 func TestHostPortConflicts(t *testing.T) {
 	h, _, m := twoHosts(t)
 	newPod(t, m, "aaaa", PortMapping{HostPort: 8080, ContainerPort: 80}, PortMapping{HostIP: "192.0.2.1", HostPort: 9090, ContainerPort: 80})

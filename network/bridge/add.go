@@ -115,7 +115,13 @@ func (c call) open(a attachment) error {
 	if errors.Is(err, unix.ENOENT) {
 		_, err = c.ensureHost(true)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	if err := c.local.serve(c.network(), a); err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "publish host ports on loopback", err.Error())
+	}
+	return nil
 }
 
 func (c call) addElements(a attachment) error {
@@ -157,6 +163,12 @@ func (c call) result(a attachment, host hostState) ([]byte, error) {
 		return nil, fmt.Errorf("encode result: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+func (c call) lives(owner string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.living[owner]
 }
 
 func (c call) setLiving(alive bool) {

@@ -59,6 +59,7 @@ func (c call) retire() (known bool, err error) {
 	return true, errors.Join(
 		c.removeElements(c.rules, a),
 		c.guard.remove(c.conf.Bridge, a),
+		c.local.end(c.network(), c.owner), // under the lock: a Sync must not open them again
 		c.store.removePorts(c.owner, a.Ports),
 	)
 }
@@ -66,6 +67,9 @@ func (c call) retire() (known bool, err error) {
 // retireUnrecorded is for what an ADD left that ended before its record, or
 // after the record was detached.
 func (c call) retireUnrecorded() (known bool, err error) {
+	if err := c.local.end(c.network(), c.owner); err != nil {
+		return true, err
+	}
 	if _, err := c.store.load("detached", c.owner); err == nil {
 		return true, nil
 	}
@@ -289,6 +293,7 @@ func (c call) gc() error {
 		_, err := c.ensureHost(true)
 		errs = append(errs, err)
 	}
+	errs = append(errs, c.store.sweepTemp(func(owner string) bool { return c.keeps(owner, valid) }))
 	return errors.Join(append(errs, c.sweepLinks(known))...)
 }
 

@@ -30,6 +30,7 @@ type Plugin struct {
 	slow   *netlink.Handle // the same, for deletions, which block
 	nft    *nft.Conn
 	guard  *spoofGuard
+	local  *localPorts // nil: host ports do not answer on loopback
 
 	mu      sync.Mutex
 	ensured map[string]hostState // networks whose host side has been made, by fingerprint of their configuration
@@ -88,7 +89,7 @@ func (p *Plugin) open() (err error) {
 // Close waits for deletions and closes the connections. Networks and pods stay.
 func (p *Plugin) Close() error {
 	p.Drain()
-	var errs []error
+	errs := []error{p.local.close()}
 	if p.nft != nil {
 		errs = append(errs, p.nft.Close())
 	}
@@ -156,6 +157,9 @@ type call struct {
 	req   Request
 	owner string
 }
+
+// network tells this network from others with the same name.
+func (c call) network() string { return c.conf.DataDir + "/" + c.conf.Name }
 
 // prepare checks a request and reads its configuration.
 func prepare(r Request) (*Conf, error) {

@@ -119,7 +119,7 @@ func TestFailedAddLeavesNothing(t *testing.T) {
 	}, "want 1 to 65535")
 	run("port in use", func(pod *hosttest.Host) Request {
 		return request("ADD", "a", pod, confOf(dir, "1.1.0", `,"runtimeConfig":{"portMappings":[{"hostPort":80,"containerPort":1,"protocol":"tcp"}]}`))
-	}, fmt.Sprintf("process %d", os.Getpid()))
+	}, fmt.Sprintf("(pid %d)", os.Getpid()))
 	run("interface exists", func(pod *hosttest.Host) Request {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = "eth0"

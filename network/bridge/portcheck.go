@@ -1,15 +1,13 @@
 package bridge
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/loopback"
 )
 
 // portsFree tries to bind each port in the host's namespace: a process that
@@ -23,7 +21,7 @@ func (p *Plugin) portsFree(ports []hostPort) error {
 			err := tryBind(port)
 			if errors.Is(err, unix.EADDRINUSE) {
 				return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("publish host port %s", port),
-					fmt.Sprintf("%s of this host listens there; stop it or choose another port", listener(port)))
+					fmt.Sprintf("%s of this host listens there; stop it or choose another port", loopback.Holder(protoName(port.Proto), port.Host.Port())))
 			}
 		}
 		return nil
@@ -57,48 +55,4 @@ func tryBind(p hostPort) error {
 		}
 	}
 	return unix.Bind(fd, sa)
-}
-
-// listener names the process that has the port, as well as that can be found out.
-func listener(p hostPort) string {
-	inodes := map[string]bool{}
-	for _, suffix := range []string{"", "6"} {
-		for _, inode := range socketInodes(protoName(p.Proto)+suffix, p.Host.Port()) {
-			inodes["socket:["+inode+"]"] = true
-		}
-	}
-	fds, err := filepath.Glob("/proc/[0-9]*/fd/*")
-	if err != nil || len(inodes) == 0 {
-		return "a process"
-	}
-	for _, fd := range fds {
-		target, err := os.Readlink(fd)
-		if err != nil || !inodes[target] {
-			continue
-		}
-		pid := strings.Split(fd, "/")[2]
-		comm, err := os.ReadFile("/proc/" + pid + "/comm")
-		if err != nil {
-			continue
-		}
-		return fmt.Sprintf("process %s (%s)", pid, strings.TrimSpace(string(comm)))
-	}
-	return "a process"
-}
-
-// socketInodes reads a table of /proc/net for sockets that are bound to the port and have no peer.
-func socketInodes(table string, port uint16) []string {
-	f, err := os.Open("/proc/thread-self/net/" + table)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	var inodes []string
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		cols := strings.Fields(lines.Text())
-		if len(cols) > 9 && strings.HasSuffix(cols[1], fmt.Sprintf(":%04X", port)) && strings.HasSuffix(cols[2], ":0000") {
-			inodes = append(inodes, cols[9])
-		}
-	}
-	return inodes
 }

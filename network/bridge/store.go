@@ -276,6 +276,24 @@ func (s *store) owners() (map[string]bool, error) {
 	return owners, nil
 }
 
+// sweepTemp deletes what writers of records left that were killed, but for the
+// owners that are kept.
+func (s *store) sweepTemp(keep func(owner string) bool) error {
+	var errs []error
+	for _, sub := range []string{"attached", "detached"} {
+		list, err := os.ReadDir(s.path(sub))
+		errs = append(errs, err)
+		for _, e := range list {
+			name, temp := strings.CutPrefix(e.Name(), ".tmp-") // as atomicfile names them
+			i := strings.LastIndexByte(name, '-')
+			if temp && i >= 0 && !keep(name[:i]) {
+				errs = append(errs, removeFile(s.path(sub, e.Name())))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // detach moves the record away from the living ones. It is not an error if there is none.
 func (s *store) detach(owner string) error {
 	err := os.Rename(s.path("attached", owner), s.path("detached", owner))

@@ -222,3 +222,20 @@ func FuzzParseConf(f *testing.F) {
 		}
 	})
 }
+
+func TestSweepOfRecordsHalfWritten(t *testing.T) {
+	s := testStore(t)
+	for _, name := range []string{".tmp-dead:eth0-123", ".tmp-mine:eth0-45", "dead:eth1"} {
+		if err := os.WriteFile(s.path("attached", name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.sweepTemp(func(owner string) bool { return owner == "mine:eth0" }); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{".tmp-dead:eth0-123": false, ".tmp-mine:eth0-45": true, "dead:eth1": true} {
+		if _, err := os.Lstat(s.path("attached", name)); (err == nil) != want {
+			t.Errorf("%s: %v, want it there: %v", name, err, want)
+		}
+	}
+}

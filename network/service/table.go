@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/pausa-run/pausa/internal/loopback"
 	"github.com/pausa-run/pausa/internal/nft"
 )
 
@@ -36,7 +37,7 @@ type Table struct {
 	rules ruleset
 	flows flows
 	route router
-	local *loopback // nil: not served
+	local *localPorts // nil: not served
 
 	mu    sync.Mutex // guards what follows; held during a Sync
 	state *state
@@ -79,7 +80,7 @@ func newTable(opts Options, rules ruleset, fl flows, rt router) *Table {
 	}
 	t := &Table{opts: opts, rules: rules, flows: fl, route: rt, state: newState(), stale: map[key]bool{}}
 	if !opts.NoLoopback {
-		t.local = newLoopback(opts.Log)
+		t.local = newLocalPorts(loopback.New(opts.Log, nil))
 	}
 	return t
 }

@@ -1,4 +1,4 @@
-package service
+package loopback
 
 import (
 	"math/rand/v2"
@@ -13,17 +13,18 @@ const (
 	// udpIdle ends the session of a client that has been silent, as conntrack
 	// does.
 	udpIdle = 60 * time.Second
-	// udpSessions bounds the clients of one node port.
+	// udpSessions bounds the clients of one port.
 	udpSessions = 4096
 	// udpSize is the longest datagram.
 	udpSize = 65535
 )
 
-// udpRelay is one node port of UDP: a socket for each client, so that the
+// udpRelay is one port of UDP: a socket for each client, so that the
 // endpoint's answers find their way back.
 type udpRelay struct {
-	front     *net.UDPConn
-	endpoints func() []netip.AddrPort
+	server *Server
+	port   *listener
+	front  *net.UDPConn
 
 	mu       sync.Mutex // guards sessions
 	sessions map[netip.AddrPort]*udpSession
@@ -34,22 +35,19 @@ type udpSession struct {
 	endpoint netip.AddrPort
 }
 
-func (l *loopback) listenUDP(out *listener, addr netip.AddrPort) error {
-	front, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+func (s *Server) listenUDP(out *listener) error {
+	front, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(out.port.AddrPort))
 	if err != nil {
 		return err
 	}
 	out.Closer = front
-	r := &udpRelay{
-		front: front, sessions: map[netip.AddrPort]*udpSession{},
-		endpoints: func() []netip.AddrPort { return *out.endpoints.Load() },
-	}
-	l.wait.Go(func() { r.serve(l) })
+	r := &udpRelay{server: s, port: out, front: front, sessions: map[netip.AddrPort]*udpSession{}}
+	s.wait.Go(r.serve)
 	return nil
 }
 
 // serve passes datagrams on until the socket is closed.
-func (r *udpRelay) serve(l *loopback) {
+func (r *udpRelay) serve() {
 	defer r.closeSessions()
 	buf := make([]byte, udpSize)
 	for {
@@ -57,7 +55,7 @@ func (r *udpRelay) serve(l *loopback) {
 		if err != nil {
 			return
 		}
-		if s := r.session(l, client); s != nil {
+		if s := r.session(client); s != nil {
 			_, _ = s.Write(buf[:n])
 		}
 	}
@@ -65,8 +63,8 @@ func (r *udpRelay) serve(l *loopback) {
 
 // session is the client's socket to an endpoint in force; nil if there is no
 // endpoint or there are too many clients.
-func (r *udpRelay) session(l *loopback, client netip.AddrPort) *udpSession {
-	endpoints := r.endpoints()
+func (r *udpRelay) session(client netip.AddrPort) *udpSession {
+	endpoints := *r.port.endpoints.Load()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.sessions[client]; s != nil {
@@ -80,14 +78,18 @@ func (r *udpRelay) session(l *loopback, client netip.AddrPort) *udpSession {
 		return nil
 	}
 	to := endpoints[rand.IntN(len(endpoints))]
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+	var c *net.UDPConn
+	err := r.server.enter(func() (err error) {
+		c, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+		return err
+	})
 	if err != nil {
-		l.log.Debug("endpoint of a node port", "endpoint", to, "cause", err)
+		r.server.log.Debug("connect to an endpoint", "port", r.port.port, "endpoint", to, "cause", err)
 		return nil
 	}
 	s := &udpSession{c, to}
 	r.sessions[client] = s
-	l.wait.Go(func() { r.answer(client, s) })
+	r.server.wait.Go(func() { r.answer(client, s) })
 	return s
 }
 

@@ -1,4 +1,4 @@
-package service
+package loopback
 
 import (
 	"bufio"
@@ -7,21 +7,16 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // tcpListen is the state of a listening socket in /proc/net/tcp.
 const tcpListen = "0A"
 
-// portOwner names the process that has the port, for an error message.
-func portOwner(k key) string {
-	tables := []string{"tcp", "tcp6"}
-	if k.proto == unix.IPPROTO_UDP {
-		tables = []string{"udp", "udp6"}
-	}
-	for _, table := range tables {
-		for _, inode := range socketInodes("/proc/thread-self/net/"+table, k.port, table[:3] == "tcp") {
+// Holder names the process that has the port ("tcp", "udp" or "sctp") in the
+// calling thread's network namespace, for an error message.
+func Holder(network string, port uint16) string {
+	for _, table := range []string{network, network + "6"} {
+		for _, inode := range socketInodes("/proc/thread-self/net/"+table, port, network == "tcp") {
 			if owner := inodeOwner(inode); owner != "" {
 				return owner
 			}
