@@ -1,0 +1,276 @@
+package probe
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// maxBody is how much of an answer is read.
+const maxBody = 10 << 10
+
+// answer is the outcome of one check. It is not known when nobody could ask.
+type answer struct {
+	ok, known bool
+	message   string
+}
+
+func yes() answer { return answer{ok: true, known: true} }
+
+func no(format string, args ...any) answer {
+	return answer{known: true, message: fmt.Sprintf(format, args...)}
+}
+
+// check asks once; ctx ends at the probe's timeout.
+type check func(ctx context.Context) answer
+
+func newCheck(access Access, t Target, p *corev1.Probe) check {
+	r := reach{access, t}
+	switch {
+	case p.HTTPGet != nil:
+		client := r.client()
+		return func(ctx context.Context) answer { return r.http(ctx, client, p.HTTPGet) }
+	case p.TCPSocket != nil:
+		return func(ctx context.Context) answer { return r.tcp(ctx, p.TCPSocket) }
+	case p.GRPC != nil:
+		return func(ctx context.Context) answer { return r.grpc(ctx, p.GRPC) }
+	}
+	return func(ctx context.Context) answer { return r.exec(ctx, p) }
+}
+
+// reach is the way to one container.
+type reach struct {
+	access Access
+	target Target
+}
+
+// port resolves a port by number or by the name that the container gives it.
+func (r reach) port(p intstr.IntOrString) (uint16, error) {
+	if p.Type == intstr.Int {
+		return uint16(p.IntVal), nil
+	}
+	for _, c := range r.target.Ports {
+		if c.Name == p.StrVal {
+			return uint16(c.ContainerPort), nil
+		}
+	}
+	if n, err := strconv.ParseUint(p.StrVal, 10, 16); err == nil {
+		return uint16(n), nil
+	}
+	return 0, fmt.Errorf("the container has no port %q", p.StrVal)
+}
+
+// hostPort is where to connect to: the probe's own host, else the pod.
+func (r reach) hostPort(host string, p intstr.IntOrString) (string, error) {
+	n, err := r.port(p)
+	if err != nil {
+		return "", err
+	}
+	if host == "" {
+		host = r.target.Host
+	}
+	if host == "" {
+		return "", errors.New("the pod has no address")
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(n))), nil
+}
+
+func (r reach) dial(ctx context.Context, hostPort string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(hostPort)
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return nil, fmt.Errorf("port %q: %w", port, err)
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+		if err != nil {
+			return nil, err
+		}
+		addr = found[0].Unmap()
+	}
+	return r.access.Dial(ctx, r.target.PodID, netip.AddrPortFrom(addr, uint16(n)))
+}
+
+func (r reach) tcp(ctx context.Context, p *corev1.TCPSocketAction) answer {
+	to, err := r.hostPort(p.Host, p.Port)
+	if err != nil {
+		return no("%v", err)
+	}
+	conn, err := r.dial(ctx, to)
+	if err != nil {
+		return no("%v", err)
+	}
+	conn.Close()
+	return yes()
+}
+
+// client makes a new connection for each request, follows redirects on the same
+// host alone, and does not verify certificates: it asks whether somebody is there, not who.
+func (r reach) client() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return r.dial(ctx, addr) },
+			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
+			DisableKeepAlives:      true,
+			DisableCompression:     true,
+			MaxResponseHeaderBytes: maxBody,
+		},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			if req.URL.Hostname() != via[0].URL.Hostname() {
+				return http.ErrUseLastResponse
+			}
+			if len(via) >= 10 {
+				return errors.New("stopped after 10 redirects")
+			}
+			return nil
+		},
+	}
+}
+
+func (r reach) request(ctx context.Context, g *corev1.HTTPGetAction) (*http.Request, error) {
+	to, err := r.hostPort(g.Host, g.Port)
+	if err != nil {
+		return nil, err
+	}
+	scheme := "http"
+	if g.Scheme == corev1.URISchemeHTTPS {
+		scheme = "https"
+	}
+	u, err := url.Parse(g.Path) // it may have a query
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(u.Path, "/") {
+		u.Path = path.Clean("/" + u.Path)
+	}
+	u.Scheme, u.Host = scheme, to
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("User-Agent", "pausa-probe")
+	req.Header.Set("Accept", "*/*")
+	for _, h := range g.HTTPHeaders {
+		switch {
+		case strings.EqualFold(h.Name, "Host"):
+			req.Host = h.Value
+		case strings.EqualFold(h.Name, "User-Agent") || strings.EqualFold(h.Name, "Accept"):
+			if h.Value == "" {
+				req.Header.Del(h.Name)
+				continue
+			}
+			req.Header.Set(h.Name, h.Value)
+		default:
+			req.Header.Add(h.Name, h.Value)
+		}
+	}
+	return req, nil
+}
+
+func (r reach) http(ctx context.Context, client *http.Client, g *corev1.HTTPGetAction) answer {
+	req, err := r.request(ctx, g)
+	if err != nil {
+		return no("%v", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return no("%v", err)
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
+	switch {
+	case resp.StatusCode < 200 || resp.StatusCode >= 400:
+		return no("%s answers %s", req.URL, resp.Status)
+	case err != nil:
+		return no("%s: read the answer: %v", req.URL, err)
+	}
+	return yes()
+}
+
+func (r reach) grpc(ctx context.Context, g *corev1.GRPCAction) answer {
+	to, err := r.hostPort("", intstr.FromInt32(g.Port))
+	if err != nil {
+		return no("%v", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+to, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+		grpc.WithUserAgent("pausa-probe"), grpc.WithContextDialer(r.dial))
+	if err != nil {
+		return no("%v", err)
+	}
+	defer conn.Close()
+	req := &grpc_health_v1.HealthCheckRequest{}
+	if g.Service != nil {
+		req.Service = *g.Service
+	}
+	resp, err := grpc_health_v1.NewHealthClient(conn).Check(ctx, req)
+	switch {
+	case status.Code(err) == codes.Unimplemented:
+		return no("the server at %s has no grpc.health.v1.Health service", to)
+	case err != nil:
+		return no("%v", err)
+	case resp.Status != grpc_health_v1.HealthCheckResponse_SERVING:
+		return no("the server at %s says %s", to, resp.Status)
+	}
+	return yes()
+}
+
+func (r reach) exec(ctx context.Context, p *corev1.Probe) answer {
+	_, stderr, code, err := r.access.ExecSync(ctx, r.target.ContainerID, p.Exec.Command, seconds(p.TimeoutSeconds))
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil:
+		return no("the command did not end within %s", seconds(p.TimeoutSeconds))
+	case err != nil:
+		return answer{message: err.Error()} // nobody was asked
+	case code != 0:
+		return no("the command ends with %d: %s", code, firstLine(stderr))
+	}
+	return yes()
+}
+
+// firstLine is short enough for a log.
+func firstLine(b []byte) string {
+	s, _, _ := strings.Cut(strings.TrimSpace(string(b[:min(len(b), maxBody)])), "\n")
+	return s[:min(len(s), 200)]
+}
+
+// Hook runs a lifecycle handler of a container until it is done or ctx ends. Its
+// sleep is the caller's, who has the clock.
+func Hook(ctx context.Context, access Access, t Target, h *corev1.LifecycleHandler) error {
+	r := reach{access, t}
+	switch {
+	case h.Exec != nil:
+		_, stderr, code, err := access.ExecSync(ctx, t.ContainerID, h.Exec.Command, 0)
+		if err != nil {
+			return err
+		}
+		if code != 0 {
+			return fmt.Errorf("the command ends with %d: %s", code, firstLine(stderr))
+		}
+	case h.HTTPGet != nil:
+		if a := r.http(ctx, r.client(), h.HTTPGet); !a.ok {
+			return errors.New(a.message)
+		}
+	}
+	return nil
+}
