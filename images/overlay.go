@@ -102,7 +102,7 @@ func (s *Store) mountOverlay(base *layers, dir, target string, o MountOptions) e
 		lower = shifted
 	}
 	err := s.mountByFD(lower, dir, target, o.ReadOnly)
-	if errors.Is(err, errNoLowerAppend) {
+	if errors.Is(err, errNoLowerAppend) { // if something else was wrong, this says so
 		return s.mountByString(lower, dir, target, o.ReadOnly)
 	}
 	return err
@@ -158,7 +158,10 @@ func (s *Store) detached(lower []string, dir string, readOnly bool) (mnt int, er
 			return -1, because(fs, "set overlayfs option "+kv, err)
 		}
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	if err := unix.FsconfigCreate(fs); errors.Is(err, unix.EINVAL) {
+		// Before 6.5 overlayfs hears of its options only now, and does not know "lowerdir+".
+		return -1, errNoLowerAppend
+	} else if err != nil {
 		return -1, because(fs, "make overlayfs", err)
 	}
 	attr := 0
