@@ -11,6 +11,9 @@ import (
 // wrong after a pod has gone, for who caches.
 const ttl = 5
 
+// chain is how many external names that lead to one another are followed.
+const chain = 8
+
 // answer fills reply with what the snapshot knows; shift turns lists round, so
 // that clients who take the first address use all of them. It returns a name
 // that has to be looked up elsewhere too, "" for none.
@@ -23,7 +26,10 @@ func (s *snapshot) answer(reply *dns.Msg, q dns.Question, shift int) (elsewhere 
 		reply.Ns = []dns.RR{s.soa(s.domain)}
 		return ""
 	}
-	if n.cname != "" {
+	for range chain {
+		if n.cname == "" {
+			break
+		}
 		reply.Answer = append(reply.Answer, &dns.CNAME{Hdr: header(q.Name, dns.TypeCNAME), Target: n.cname})
 		if q.Qtype == dns.TypeCNAME || q.Qtype == dns.TypeANY {
 			return ""

@@ -179,5 +179,5 @@ func reverseAddr(name string) (netip.Addr, bool) {
 		b.WriteString(n)
 	}
 	a, err := netip.ParseAddr(b.String())
-	return a, err == nil
+	return a, err == nil && a.Zone() == ""
 }
