@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -149,8 +151,10 @@ func (s *Store) refreshLocked(ctx context.Context) error {
 			delete(s.parsed, d)
 		}
 	}
+	s.pin(c)
 	c.sort()
 	s.cache.Store(c)
+	maps.DeleteFunc(s.lastUsed, func(id string, _ time.Time) bool { return c.byID[id] == nil })
 	s.usage.forget()
 	s.dropSpares(func(image string) bool { return c.byID[image] == nil })
 	if err := atomicfile.WriteJSON(s.path("names.json"), c.targets); err != nil {
@@ -200,7 +204,7 @@ func (s *Store) parse(ctx context.Context, target ocispec.Descriptor) (*parsed, 
 	if p, ok := s.parsed[target.Digest.String()]; ok {
 		return p, nil
 	}
-	m, err := cimages.Manifest(ctx, s.content, target, s.platform)
+	m, err := cimages.Manifest(ctx, s.content, target, s.matcherOf(target))
 	if err != nil {
 		return nil, fmt.Errorf("read manifest: %w", err)
 	}
@@ -226,6 +230,14 @@ func (s *Store) parse(ctx context.Context, target ocispec.Descriptor) (*parsed, 
 	}
 	s.parsed[target.Digest.String()] = p
 	return p, nil
+}
+
+// matcherOf chooses within an index; a single manifest may be for any platform.
+func (s *Store) matcherOf(target ocispec.Descriptor) platforms.MatchComparer {
+	if cimages.IsIndexType(target.MediaType) {
+		return s.platform
+	}
+	return platforms.All
 }
 
 // name gives a target a name, "" for none, and moves the name away from the

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -179,8 +180,11 @@ func (s *Store) unmount(containerID string) error {
 	}
 	s.usage.drop(containerID)
 	s.mu.Lock()
-	delete(s.used, containerID)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if image, ok := s.used[containerID]; ok {
+		s.lastUsed[image] = time.Now()
+		delete(s.used, containerID)
+	}
 	return nil
 }
 
@@ -238,7 +242,7 @@ func (s *Store) shred(dir string) {
 }
 
 // Mounted gives, sorted, the ids of the containers that have a root file system
-// or a writable layer here, whoever made them.
+// or a writable layer here, whoever made them; mounts of View are not among them.
 func (s *Store) Mounted() ([]string, error) {
 	var ids []string
 	for _, dir := range []string{s.path("rw"), s.rootfs.path} {
@@ -247,7 +251,9 @@ func (s *Store) Mounted() ([]string, error) {
 			return nil, fmt.Errorf("list mounted images: %w", err)
 		}
 		for _, e := range list {
-			ids = append(ids, e.Name())
+			if !strings.HasPrefix(e.Name(), viewPrefix) {
+				ids = append(ids, e.Name())
+			}
 		}
 	}
 	slices.Sort(ids)

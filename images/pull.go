@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -29,6 +30,7 @@ const (
 // PullOptions of Pull.
 type PullOptions struct {
 	Auth     Auth
+	Platform string         // "linux/arm64"; "" is this host's
 	Progress func(Progress) // called from several goroutines, one at a time; may be nil
 }
 
@@ -63,9 +65,26 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	if err != nil {
 		return Image{}, fmt.Errorf("pull image %s: %w", full, err)
 	}
-	secret := sha256.Sum256(fmt.Appendf(nil, "%q", []string{o.Auth.Username, o.Auth.Password, o.Auth.Auth, o.Auth.IdentityToken, o.Auth.ServerAddress}))
+	if err := s.allowed(full); err != nil {
+		return Image{}, fmt.Errorf("pull image %s: %w", full, err)
+	}
+	job := pullJob{full: full, creds: creds}
+	if o.Platform != "" {
+		p, err := platforms.Parse(o.Platform)
+		if err != nil {
+			return Image{}, fmt.Errorf("pull image %s: platform %q: %w: write it as linux/arm64", full, short(o.Platform), ErrInvalid)
+		}
+		job.platform, job.wanted = anyPlatform{platforms.Only(p)}, platforms.Format(p)
+	}
+	secret := sha256.Sum256(fmt.Appendf(nil, "%q", []string{o.Auth.Username, o.Auth.Password, o.Auth.Auth, o.Auth.IdentityToken, o.Auth.ServerAddress, o.Platform}))
 	img, err := s.flights.do(ctx, full+" "+hex.EncodeToString(secret[:]), o.Progress, func(ctx context.Context, f *flight) (Image, error) {
-		return s.pull(ctx, full, creds, f.tell)
+		done, err := s.turn(ctx)
+		if err != nil {
+			return Image{}, err
+		}
+		defer done()
+		job.tell = f.tell
+		return s.pull(ctx, &job)
 	})
 	if err != nil {
 		return Image{}, fmt.Errorf("pull image %s: %w", full, err)
@@ -73,18 +92,27 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 	return img, nil
 }
 
-func (s *Store) pull(ctx context.Context, full string, creds credentialFunc, tell func(Progress)) (Image, error) {
-	ctx, done, err := s.pullLease(ctx, full)
+// pullJob is one pull that callers may share.
+type pullJob struct {
+	full     string
+	creds    credentialFunc
+	tell     func(Progress)
+	platform platforms.MatchComparer // nil is this host's; else the name stands for that manifest alone, not for the index
+	wanted   string                  // what platform is called
+}
+
+func (s *Store) pull(ctx context.Context, j *pullJob) (Image, error) {
+	ctx, done, err := s.pullLease(ctx, j.full)
 	if err != nil {
 		return Image{}, err
 	}
 	var img Image
 	for try, pause := 1, pullPause; ; try, pause = try+1, pause*2 {
-		img, err = s.pullOnce(ctx, full, creds, tell)
+		img, err = s.pullOnce(ctx, j)
 		if err == nil || try == pullTries || !passing(err) {
 			break
 		}
-		s.log.Info("a pull is tried again", "image", full, "try", try, "err", err)
+		s.log.Info("a pull is tried again", "image", j.full, "try", try, "err", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -94,23 +122,60 @@ func (s *Store) pull(ctx context.Context, full string, creds credentialFunc, tel
 	return img, s.explain(err)
 }
 
-func (s *Store) pullOnce(ctx context.Context, full string, creds credentialFunc, tell func(Progress)) (Image, error) {
-	resolver := s.resolver(ctx, creds)
-	_, target, err := resolver.Resolve(ctx, full)
-	if err != nil {
-		return Image{}, registryError(err)
-	}
-	fetcher, err := resolver.Fetcher(ctx, full)
+func (s *Store) pullOnce(ctx context.Context, j *pullJob) (Image, error) {
+	resolver := s.resolver(ctx, j.creds)
+	target, err := s.resolve(ctx, resolver, j.full)
 	if err != nil {
 		return Image{}, err
 	}
-	source, err := docker.AppendDistributionSourceLabel(s.content, full)
+	if err := s.verify(ctx, j.full, target); err != nil {
+		return Image{}, err
+	}
+	fetch, err := s.fetchFrom(ctx, resolver, j)
 	if err != nil {
 		return Image{}, err
 	}
-	fetch := func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		p := Progress{Ref: full, Digest: d.Digest.String(), Total: d.Size}
-		handler := remotes.FetchHandler(s.content, watched{fetcher, p, tell})
+	if j.platform != nil {
+		if target, err = s.choosePlatform(ctx, target, fetch, j); err != nil {
+			return Image{}, err
+		}
+	}
+	if err := s.take(ctx, &taking{target: target, fetch: fetch, platform: j.platform, wanted: j.wanted, missing: "was not fetched"}); err != nil {
+		return Image{}, err
+	}
+	images, err := s.keep(ctx, []named{{j.full, target}})
+	if err != nil {
+		return Image{}, err
+	}
+	return images[0], nil
+}
+
+// resolve asks the registry what a name stands for.
+func (s *Store) resolve(ctx context.Context, resolver remotes.Resolver, full string) (ocispec.Descriptor, error) {
+	var target ocispec.Descriptor
+	p := s.patience(ctx)
+	defer p.cancel(nil)
+	err := p.during(func() (err error) {
+		_, target, err = resolver.Resolve(p.ctx, full)
+		return err
+	})
+	target.Annotations = nil
+	return target, registryError(err)
+}
+
+// fetchFrom gives the handler that brings blobs into the content store.
+func (s *Store) fetchFrom(ctx context.Context, resolver remotes.Resolver, j *pullJob) (cimages.HandlerFunc, error) {
+	fetcher, err := resolver.Fetcher(ctx, j.full)
+	if err != nil {
+		return nil, err
+	}
+	source, err := docker.AppendDistributionSourceLabel(s.content, j.full)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		p := Progress{Ref: j.full, Digest: d.Digest.String(), Total: d.Size}
+		handler := remotes.FetchHandler(s.content, watched{fetcher, s, p, j.tell})
 		_, err := handler(ctx, d)
 		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
 			// The registry cannot go on in the middle: begin again.
@@ -122,18 +187,31 @@ func (s *Store) pullOnce(ctx context.Context, full string, creds credentialFunc,
 			return nil, fmt.Errorf("fetch %s: %w", d.Digest, registryError(err))
 		}
 		p.Bytes, p.Done = d.Size, true
-		tell(p)
+		j.tell(p)
 		return source(ctx, d)
+	}, nil
+}
+
+// choosePlatform fetches an index and gives its manifest for the platform.
+func (s *Store) choosePlatform(ctx context.Context, target ocispec.Descriptor, fetch cimages.HandlerFunc, j *pullJob) (ocispec.Descriptor, error) {
+	if !cimages.IsIndexType(target.MediaType) {
+		return target, nil
 	}
-	target.Annotations = nil
-	if err := s.take(ctx, &taking{target: target, fetch: cimages.HandlerFunc(fetch), missing: "was not fetched"}); err != nil {
-		return Image{}, err
+	if target.Size > maxDocument {
+		return target, fmt.Errorf("%s is an index of %d bytes; the limit is %d", target.Digest, target.Size, maxDocument)
 	}
-	images, err := s.keep(ctx, []named{{full, target}})
+	if _, err := fetch(ctx, target); err != nil {
+		return target, err
+	}
+	found, err := cimages.LimitManifests(cimages.FilterPlatforms(cimages.ChildrenHandler(s.content), j.platform), j.platform, 1)(ctx, target)
 	if err != nil {
-		return Image{}, err
+		return target, fmt.Errorf("read index %s: %w", target.Digest, err)
 	}
-	return images[0], nil
+	if len(found) == 0 {
+		return target, fmt.Errorf("%w: it has no image for %s", ErrNotFound, j.wanted)
+	}
+	found[0].Annotations = nil
+	return found[0], nil
 }
 
 // pullLease keeps what is fetched, also for a later pull of the same image
@@ -180,11 +258,14 @@ func passing(err error) bool {
 		return status == http.StatusTooManyRequests || status >= 500
 	}
 	var network net.Error
-	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errStalled)
 }
 
 // registryError puts what a registry answered into our words.
 func registryError(err error) error {
+	if err == nil {
+		return nil
+	}
 	if status := statusOf(err); status == http.StatusUnauthorized || status == http.StatusForbidden ||
 		errors.Is(err, docker.ErrInvalidAuthorization) {
 		return fmt.Errorf("the registry refuses access, or has no such image: check the name and the credential: %w", err)
@@ -198,18 +279,25 @@ func registryError(err error) error {
 // watched tells how far each blob is while it is read.
 type watched struct {
 	remotes.Fetcher
+	store    *Store
 	progress Progress
 	tell     func(Progress)
 }
 
 func (w watched) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	rc, err := w.Fetcher.Fetch(ctx, d)
+	var rc io.ReadCloser
+	p := w.store.patience(ctx)
+	err := p.during(func() (err error) {
+		rc, err = w.Fetcher.Fetch(p.ctx, d)
+		return err
+	})
 	if err != nil {
+		p.cancel(nil)
 		return nil, err
 	}
-	r := &watchedReader{ReadCloser: rc, watched: w}
-	if seeker, ok := rc.(io.Seeker); ok {
-		return &watchedSeeker{r, seeker}, nil
+	r := &watchedReader{ReadCloser: &patientReader{rc, p}, watched: w}
+	if _, ok := rc.(io.Seeker); ok {
+		return &watchedSeeker{r}, nil
 	}
 	return r, nil
 }
@@ -233,11 +321,10 @@ func (r *watchedReader) Read(p []byte) (int, error) {
 // watchedSeeker lets a fetch that was cut off go on where it stopped.
 type watchedSeeker struct {
 	*watchedReader
-	seeker io.Seeker
 }
 
 func (r *watchedSeeker) Seek(offset int64, whence int) (int64, error) {
-	at, err := r.seeker.Seek(offset, whence)
+	at, err := r.ReadCloser.(io.Seeker).Seek(offset, whence)
 	if err == nil {
 		r.progress.Bytes = at
 	}

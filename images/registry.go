@@ -23,11 +23,15 @@ type credentialFunc func(host string) (user, secret string, err error)
 // resolver talks to registries as the hosts.toml files say. Plain HTTP is for
 // what they name with http://, and for localhost with a port.
 func (s *Store) resolver(ctx context.Context, creds credentialFunc) remotes.Resolver {
+	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, s.hostOptions(creds))})
+}
+
+func (s *Store) hostOptions(creds credentialFunc) config.HostOptions {
 	o := config.HostOptions{Credentials: creds}
 	if s.opts.RegistryConfig != "" {
 		o.HostDir = config.HostDirFromRoot(s.opts.RegistryConfig)
 	}
-	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, o)})
+	return o
 }
 
 // credentials gives auth to the host that it belongs to and to no other: not

@@ -34,7 +34,7 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	if len(names) == len(r.names) {
 		for container, image := range s.used {
 			if image == r.ID {
-				return fmt.Errorf("%w: %s is the root file system of container %s: remove that first", ErrInUse, short(ref), container)
+				return fmt.Errorf("%w: %s %s", ErrInUse, short(ref), usage(container))
 			}
 		}
 	}

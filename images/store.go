@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	cimages "github.com/containerd/containerd/v2/core/images"
@@ -36,10 +37,18 @@ const (
 
 // Options of a Store.
 type Options struct {
-	Root           string // kept for good: content, layers, writable layers
-	Run            string // gone at reboot: root file systems are mounted in Run/rootfs
-	RegistryConfig string // folder with a hosts.toml per registry; "" is none
-	Log            *slog.Logger
+	Root           string   // kept for good: content, layers, writable layers
+	Run            string   // gone at reboot: root file systems are mounted in Run/rootfs
+	RegistryConfig string   // folder with a hosts.toml per registry; "" is none
+	Pinned         []string // names, where * stands for any letters, of images that are never collected
+	DigestOnly     bool     // pull only what is named by its digest
+	VerifierDir    string   // folder of programs that each pull asks; "" is none
+	GC             GC
+
+	MaxConcurrentPulls  int           // 0 is any number
+	PullProgressTimeout time.Duration // how long a registry may send nothing; 0 is for ever
+
+	Log *slog.Logger
 }
 
 // Store keeps the images of one host. All its methods may be called at once
@@ -66,6 +75,7 @@ type Store struct {
 
 	mu       sync.Mutex // names of images, and who uses which
 	used     map[string]string
+	lastUsed map[string]time.Time // by image id, when the last container that had it went
 	cache    atomic.Pointer[catalog]
 	parsed   map[string]*parsed // by manifest digest, under mu
 	usage    usageCache
@@ -73,6 +83,9 @@ type Store struct {
 	collect  chan struct{}
 	sweeping sync.Mutex
 	stop     context.CancelFunc
+	pins     []string                // full names and patterns of pinned images
+	turns    chan struct{}           // of pulls; nil when any number may run
+	measure  func() (float64, error) // instead of fullness, in tests
 }
 
 // Open opens the store in o.Root, and makes it when it is not there. Leftovers
@@ -82,10 +95,13 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		opts: o, log: o.Log, platform: anyPlatform{platforms.Default()},
 		busy: newKeyed(), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
-		used: map[string]string{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
+		used: map[string]string{}, lastUsed: map[string]time.Time{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxConcurrentPulls > 0 {
+		s.turns = make(chan struct{}, o.MaxConcurrentPulls)
 	}
 	clog.L.Logger.SetOutput(containerdLog{s.log})
 	if err := s.open(ctx); err != nil {
@@ -103,10 +119,15 @@ func (s *Store) open(ctx context.Context) error {
 			return err
 		}
 	}
+	pins, err := fullNames(s.opts.Pinned)
+	if err != nil {
+		return err
+	}
+	s.pins = pins
 	if err := s.lockRoot(); err != nil {
 		return err
 	}
-	_, err := os.Stat("/sys/module/overlay/parameters/index")
+	_, err = os.Stat("/sys/module/overlay/parameters/index")
 	s.noIndex = err == nil
 	s.rootfs.path = filepath.Join(s.opts.Run, "rootfs")
 	if err := s.openDatabases(ctx); err != nil {
@@ -115,6 +136,7 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.loadUsed(); err != nil {
 		return err
 	}
+	s.dropViews()
 	s.dropLeases(ctx)
 	if err := s.refresh(ctx); err != nil {
 		return err
@@ -131,6 +153,7 @@ func (s *Store) open(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.work.Go(func() { s.collector(background) })
+	s.work.Go(func() { s.watchDisk(background) })
 	s.reserve()
 	return nil
 }

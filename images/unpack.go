@@ -34,8 +34,11 @@ const (
 type taking struct {
 	target  ocispec.Descriptor
 	fetch   cimages.HandlerFunc // brings the blob of a descriptor; nil when all are there
-	all     bool                // every platform, not only this host's
+	all     bool                // every platform, not only one
 	missing string              // what a missing blob means, for the error
+
+	platform platforms.MatchComparer // nil is this host's
+	wanted   string                  // what platform is called, for the error
 
 	mu    sync.Mutex
 	depth map[digest.Digest]int
@@ -45,9 +48,12 @@ type taking struct {
 // those below it are there. The caller holds a lease in ctx.
 func (s *Store) take(ctx context.Context, t *taking) error {
 	t.depth = map[digest.Digest]int{t.target.Digest: 0}
+	if t.platform == nil {
+		t.platform, t.wanted = s.platform, platforms.Format(platforms.DefaultSpec())
+	}
 	children := cimages.SetChildrenLabels(s.content, t.children(s.content))
 	if !t.all {
-		children = cimages.LimitManifests(cimages.FilterPlatforms(children, s.platform), s.platform, 1)
+		children = cimages.LimitManifests(cimages.FilterPlatforms(children, t.platform), t.platform, 1)
 	}
 	chain := []cimages.Handler{cimages.HandlerFunc(t.sane)}
 	if t.fetch != nil {
@@ -56,7 +62,7 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 	chain = append(chain, t.present(s.content), children)
 	unpacker, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
-			Platform: s.platform, SnapshotterKey: snapshotter, Snapshotter: s.snapshot,
+			Platform: t.platform, SnapshotterKey: snapshotter, Snapshotter: s.snapshot,
 			Applier: direct{apply.NewFileSystemApplier(s.content)},
 		}),
 		unpack.WithDuplicationSuppressor(s.busy), unpack.WithFetchAllContent(),
@@ -71,7 +77,7 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 	if err != nil {
 		return s.explain(err)
 	}
-	return s.usable(ctx, t.target)
+	return s.usable(ctx, t)
 }
 
 // sane refuses descriptors that no image has, before anything is fetched.
@@ -159,15 +165,16 @@ func checkManifest(d ocispec.Descriptor, all []ocispec.Descriptor) error {
 	return nil
 }
 
-// usable checks that target has an image for this host and that it is unpacked.
-func (s *Store) usable(ctx context.Context, target ocispec.Descriptor) error {
+// usable checks that the target has an image for the platform and that it is unpacked.
+func (s *Store) usable(ctx context.Context, t *taking) error {
+	target := t.target
 	has, err := cimages.Platforms(ctx, s.content, target)
-	if err == nil && len(has) > 0 && !anyMatch(s.platform, has) {
+	if err == nil && len(has) > 0 && !anyMatch(t.platform, has) {
 		names := make([]string, len(has))
 		for i, p := range has {
 			names[i] = platforms.Format(p)
 		}
-		return fmt.Errorf("it has no image for %s, only for %s", platforms.Format(platforms.DefaultSpec()), strings.Join(names, ", "))
+		return fmt.Errorf("it has no image for %s, only for %s", t.wanted, strings.Join(names, ", "))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
