@@ -220,6 +220,11 @@ func TestRoute(t *testing.T) {
 	mustSync(t, tab, web()) // no such device yet: no error
 	run(t, "ip link add br7 type bridge")
 	mustSync(t, tab, web()) // still down
+	for _, to := range []string{"10.96.3.3", "fd96::3"} {
+		if got := run(t, "ip route get "+to); !strings.Contains(got, "dev br0") && !strings.Contains(got, "dev other") {
+			t.Errorf("route to %s without its device: %s", to, got)
+		}
+	}
 	run(t, "ip link set br7 up; ip addr add 10.7.0.1/24 dev br7; ip -6 addr add fd07::1/64 dev br7 nodad")
 	defer run(t, "ip link del br7")
 	mustSync(t, tab, web())
@@ -236,6 +241,9 @@ func TestRoute(t *testing.T) {
 	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if v6 := run(t, "ip -6 route show fd96::/112"); strings.Count(v6, "fd96::") != 1 {
+		t.Errorf("IPv6 routes: %s", v6)
 	}
 	n := 0
 	for _, r := range routes {

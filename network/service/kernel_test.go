@@ -114,8 +114,24 @@ ip -6 route add fd01::1 dev eth0; ip -6 route add default via fd01::1`)
 ip route add default via 192.168.0.1; ip -6 route add default via fd00::1`)
 	run(t, `ip addr add 192.168.0.1/24 dev other; ip -6 addr add fd00::1/64 dev other nodad; ip link set other up
 ip route add 192.0.2.0/24 via 192.168.0.2; ip -6 route add 2001:db8::/32 via fd00::2`)
+	awaitLocal(t, "fd01::1", "fd00::1")
 	t.Cleanup(func() { run(t, `ip link del br0; nft flush ruleset`) })
 	return w
+}
+
+// awaitLocal waits until the kernel's worker has made the routes of new IPv6
+// addresses. Before, they are not the host's: a SYN that comes in goes on to the
+// link, and when it is repeated its connection is tracked without translation
+// and refused by the host.
+func awaitLocal(t testing.TB, addrs ...string) {
+	t.Helper()
+	for _, a := range addrs {
+		for deadline := time.Now().Add(10 * time.Second); !strings.HasPrefix(run(t, "ip -6 route get "+a), "local "); {
+			if time.Now().After(deadline) {
+				t.Fatalf("address %s never became the host's", a)
+			}
+		}
+	}
 }
 
 // newPlace makes a namespace with eth0, whose other end is dev on the host.

@@ -17,11 +17,12 @@ const routeProtocol = 0x70
 
 // router is the host's routing table.
 type router interface {
-	// Assert makes the route to dst by the device, with the device's address of
-	// the same family as source. errNoRoute: the device has none now.
+	// Assert makes the route to dst by the device, or another one if that is not
+	// there, with the device's address of the same family as source. errNoRoute:
+	// no device has one now.
 	Assert(dst netip.Prefix, dev string) error
 	// Remove deletes it; one that is not there is no error.
-	Remove(dst netip.Prefix, dev string) error
+	Remove(dst netip.Prefix) error
 }
 
 // errNoRoute says that a route must wait for its device or its address.
@@ -45,40 +46,73 @@ func (t *Table) assertRoutes() error {
 func (t *Table) removeRoutes() error {
 	var errs []error
 	for _, c := range t.opts.ServiceCIDRs {
-		errs = append(errs, t.route.Remove(c.Masked(), t.opts.RouteDev))
+		errs = append(errs, t.route.Remove(c.Masked()))
 	}
 	return errors.Join(errs...)
 }
 
-// Assert replaces the route in the kernel.
+// Assert replaces the route in the kernel. Without the device, as with a network
+// that others make, it leads to another one: our rules have found the endpoint
+// before a packet gets there. Only lo will not do: IPv6 refuses such routes.
 func (h *handle) Assert(dst netip.Prefix, dev string) error {
-	link, err := h.nl.LinkByName(dev)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return fmt.Errorf("%w: no device %s", errNoRoute, dev)
+	f := nft.FamilyOf(dst.Addr())
+	link, src, err := h.preferred(dev, f)
+	if errors.Is(err, errNoRoute) {
+		var other error
+		if link, src, other = h.anyOther(dev, f); other == nil {
+			err = nil
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("route %s: find device %s: %w", dst, dev, err)
-	}
-	if link.Attrs().Flags&net.FlagUp == 0 {
-		return fmt.Errorf("%w: device %s is down", errNoRoute, dev)
-	}
-	src, err := h.sourceAddr(link, nft.FamilyOf(dst.Addr()))
 	if err != nil {
 		return fmt.Errorf("route %s: %w", dst, err)
 	}
 	r := serviceRoute(dst, link)
 	r.Src = src
 	if err := h.nl.RouteReplace(r); err != nil {
-		return fmt.Errorf("route %s dev %s src %s: %w", dst, dev, src, err)
+		return fmt.Errorf("route %s dev %s src %s: %w", dst, link.Attrs().Name, src, err)
 	}
 	return nil
 }
 
+// preferred is the device and its address, if it is there and up.
+func (h *handle) preferred(dev string, f nft.Family) (netlink.Link, net.IP, error) {
+	link, err := h.nl.LinkByName(dev)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil, fmt.Errorf("%w: no device %s", errNoRoute, dev)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("find device %s: %w", dev, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		return nil, nil, fmt.Errorf("%w: device %s is down", errNoRoute, dev)
+	}
+	src, err := h.sourceAddr(link, f)
+	return link, src, err
+}
+
+// anyOther is the first device but dev that is up, in nobody's bridge, and has
+// an address that pods can answer to.
+func (h *handle) anyOther(dev string, f nft.Family) (netlink.Link, net.IP, error) {
+	links, err := h.nl.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, nil, fmt.Errorf("list devices: %w", err)
+	}
+	for _, l := range links {
+		a := l.Attrs()
+		if a.Name == dev || a.MasterIndex != 0 || a.Flags&net.FlagUp == 0 || a.Flags&net.FlagLoopback != 0 {
+			continue
+		}
+		if src, err := h.sourceAddr(l, f); err == nil {
+			return l, src, nil
+		}
+	}
+	return nil, nil, errNoRoute
+}
+
 func serviceRoute(dst netip.Prefix, link netlink.Link) *netlink.Route {
-	size := len(dst.Addr().AsSlice()) * 8
 	return &netlink.Route{
 		LinkIndex: link.Attrs().Index,
-		Dst:       &net.IPNet{IP: dst.Addr().AsSlice(), Mask: net.CIDRMask(dst.Bits(), size)},
+		Dst:       ipNet(dst),
 		Scope:     netlink.SCOPE_LINK,
 		Protocol:  routeProtocol,
 	}
@@ -102,18 +136,25 @@ func (h *handle) sourceAddr(link netlink.Link, f nft.Family) (net.IP, error) {
 	return nil, fmt.Errorf("%w: device %s has no %s address", errNoRoute, link.Attrs().Name, f)
 }
 
-// Remove deletes the route.
-func (h *handle) Remove(dst netip.Prefix, dev string) error {
-	link, err := h.nl.LinkByName(dev)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+// Remove deletes the route, whatever device it is by.
+func (h *handle) Remove(dst netip.Prefix) error {
+	family := netlink.FAMILY_V4
+	if dst.Addr().Is6() {
+		family = netlink.FAMILY_V6
 	}
-	if err != nil {
-		return fmt.Errorf("remove route %s: find device %s: %w", dst, dev, err)
+	ours := &netlink.Route{Dst: ipNet(dst), Protocol: routeProtocol}
+	routes, err := h.nl.RouteListFiltered(family, ours, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("remove route %s: list routes: %w", dst, err)
 	}
-	err = h.nl.RouteDel(serviceRoute(dst, link))
-	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("remove route %s: %w", dst, err)
+	for i := range routes {
+		if err := h.nl.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove route %s: %w", dst, err)
+		}
 	}
 	return nil
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

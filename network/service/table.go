@@ -23,7 +23,8 @@ type Options struct {
 	// both 0: any port.
 	NodePortMin, NodePortMax uint16
 	// RouteDev is the bridge that carries the route of the service ranges, so
-	// that the host itself can connect; "": no route.
+	// that the host itself can connect; while it is not there, another device
+	// does. "": no route.
 	RouteDev string
 	// NoLoopback leaves node ports on 127.0.0.1 and ::1 unserved.
 	NoLoopback bool

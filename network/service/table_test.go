@@ -39,7 +39,7 @@ func (k *kernelState) Assert(dst netip.Prefix, dev string) error {
 	return nil
 }
 
-func (k *kernelState) Remove(dst netip.Prefix, _ string) error {
+func (k *kernelState) Remove(dst netip.Prefix) error {
 	delete(k.routes, dst)
 	return nil
 }
