@@ -102,8 +102,12 @@ func (s *Store) mountOverlay(base *layers, dir, target string, o MountOptions) e
 		lower = shifted
 	}
 	err := s.mountByFD(lower, dir, target, o.ReadOnly)
-	if errors.Is(err, errNoLowerAppend) { // if something else was wrong, this says so
-		return s.mountByString(lower, dir, target, o.ReadOnly)
+	if !errors.Is(err, errNoLowerAppend) {
+		return err
+	}
+	err = s.mountByString(lower, dir, target, o.ReadOnly) // if something else was wrong, this says so
+	if err == nil {
+		s.oneString.Store(true)
 	}
 	return err
 }
@@ -132,6 +136,9 @@ func attach(mnt int, target string) error {
 
 // detached makes an overlay that is mounted nowhere yet; it goes away with its descriptor.
 func (s *Store) detached(lower []string, dir string, readOnly bool) (mnt int, err error) {
+	if s.oneString.Load() {
+		return -1, errNoLowerAppend
+	}
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if errors.Is(err, unix.ENOSYS) {
 		return -1, errNoLowerAppend

@@ -54,18 +54,20 @@ type Options struct {
 // Store keeps the images of one host. All its methods may be called at once
 // from many goroutines.
 type Store struct {
-	opts     Options
-	log      *slog.Logger
-	lock     *os.File // holds the process id until the store is closed
-	killed   bool     // the process before this one did not close the store
-	db       *metadata.DB
-	closers  []io.Closer
-	content  content.Store
-	snapshot snapshots.Snapshotter
-	rows     cimages.Store
-	leases   leases.Manager
-	platform platforms.MatchComparer
-	noIndex  bool // overlayfs knows the option index
+	opts Options
+	log  *slog.Logger
+	lock *os.File // holds the process id until the store is closed
+	// oneString: this kernel is known to take the layers of an overlay in one string only.
+	oneString atomic.Bool
+	killed    bool // the process before this one did not close the store
+	db        *metadata.DB
+	closers   []io.Closer
+	content   content.Store
+	snapshot  snapshots.Snapshotter
+	rows      cimages.Store
+	leases    leases.Manager
+	platform  platforms.MatchComparer
+	noIndex   bool // overlayfs knows the option index
 
 	busy    *keyed // by blob or layer: no two imports or pulls do one twice
 	mounts  *keyed // by container id
