@@ -1,6 +1,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -333,6 +334,35 @@ func nftList(t testing.TB, h *hosttest.Host) string {
 		t.Fatalf("list rules: %v: %s", err, out)
 	}
 	return out
+}
+
+// TestRefusalAfterMuchTraffic: redirects would use up the host's rate of ICMP
+// errors to a pod, and refused datagrams be lost without a word.
+func TestRefusalAfterMuchTraffic(t *testing.T) {
+	h, _, m := twoHosts(t)
+	a, _ := newPod(t, m, "aaaa")
+	b, rb := newPod(t, m, "bbbb")
+	b.Serve("b", "udp", ap("[::]:7000"))
+	for range 20 {
+		if _, err := a.Call("udp", netip.AddrPortFrom(rb.IPs[0], 7000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		if _, err := a.Call("udp", ap("10.9.0.1:9")); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%v, want refused", err)
+		}
+	}
+	if got := h.Sysctl("net/ipv4/conf/uplink/send_redirects"); got != "1" {
+		t.Errorf("the uplink's own setting became %s", got)
+	}
+	for _, name := range []string{"net/ipv4/conf/all/send_redirects", "net/ipv4/conf/pausa0/send_redirects"} {
+		if got := h.Sysctl(name); got != "0" {
+			t.Errorf("%s is %s", name, got)
+		}
+	}
+	detach(t, m, "aaaa")
+	detach(t, m, "bbbb")
 }
 
 func TestMTUFollowsTheUplink(t *testing.T) {

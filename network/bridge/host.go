@@ -141,7 +141,7 @@ func hostSysctls(bridge string, gateways []netip.Prefix) error {
 	}
 	for _, g := range gateways {
 		if g.Addr().Is4() {
-			if err := setSysctl("net/ipv4/ip_forward", "1"); err != nil {
+			if err := errors.Join(setSysctl("net/ipv4/ip_forward", "1"), noRedirects(bridge)); err != nil {
 				return err
 			}
 			continue
@@ -155,6 +155,17 @@ func hostSysctls(bridge string, gateways []netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// noRedirects keeps the host from naming pods a shorter way to each other: there is
+// none, and redirects use up the rate of ICMP errors to a pod, so that its next
+// refused datagram would be lost. The kernel obeys "all" or the interface's own
+// value, so others, whose own value is 1 by default, go on as they were. IPv6 has no such setting.
+func noRedirects(bridge string) error {
+	return errors.Join(
+		setSysctl(filepath.Join("net/ipv4/conf", bridge, "send_redirects"), "0"),
+		setSysctl("net/ipv4/conf/all/send_redirects", "0"),
+	)
 }
 
 // forwardIPv6 turns on forwarding and lets interfaces that learn their routes
