@@ -14,7 +14,6 @@ import (
 	"os"
 	"os/signal"
 	goruntime "runtime"
-	"runtime/debug"
 	"strings"
 
 	_ "github.com/opencontainers/cgroups/devices" // or no device rule can be set
@@ -79,7 +78,6 @@ func run() (err error) {
 	if err != nil {
 		return err
 	}
-	debug.SetGCPercent(20) // memory counts here more than time
 	k, err := keeper.Open(keeper.Options{
 		RunDir: o.run, Version: version, BuildID: keeper.BuildID(),
 		Log: slog.New(slog.NewTextHandler(logs, nil)),

@@ -13,7 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -25,7 +25,8 @@ import (
 )
 
 // tidyDelay: libcontainer leaves a pidfd to the collector for each process that
-// it has started, and an idle keeper would not collect for minutes.
+// it has started, and an idle keeper would not collect for minutes. The memory
+// that a burst of starts took goes back to the host then, too.
 const tidyDelay = 2 * time.Second
 
 // Options say where a keeper lives. RunDir is the daemon's run directory; the
@@ -70,7 +71,7 @@ func Open(o Options) (*Keeper, error) {
 		containers: map[string]*container{},
 		exits:      map[chan runtime.Exit]struct{}{},
 		orphans:    map[int]bool{},
-		tidy:       time.AfterFunc(tidyDelay, goruntime.GC),
+		tidy:       time.AfterFunc(tidyDelay, debug.FreeOSMemory),
 	}
 	if err := k.open(); err != nil {
 		return nil, errors.Join(err, k.Close())
