@@ -9,7 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/pausa-run/pausa/cmd/pausa/internal/nearest"
+	"github.com/pausa-run/pausa/internal/nearest"
 )
 
 // usageError says that the command line itself is wrong.

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/pausa-run/pausa/cmd/pausa/internal/nearest"
+	"github.com/pausa-run/pausa/internal/nearest"
 )
 
 // DefaultFile is read when no other file is named; it need not exist.

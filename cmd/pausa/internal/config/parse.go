@@ -9,7 +9,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/pausa-run/pausa/cmd/pausa/internal/nearest"
+	"github.com/pausa-run/pausa/internal/nearest"
 )
 
 // parse puts the values of a file into values. Every unknown key and every

@@ -13,6 +13,10 @@ func TestWord(t *testing.T) {
 		"frobnicate":            "",
 		"":                      "",
 		"x":                     "",
+		"APPLY":                 "apply",
+		"dsc":                   "",
+		"dscrib":                "describe",
+		"desc":                  "describe",
 	} {
 		if word := Word(got, known); word != want {
 			t.Errorf("Word(%q) = %q, want %q", got, word, want)

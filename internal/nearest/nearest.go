@@ -1,20 +1,43 @@
 // Package nearest finds the word that somebody meant.
 package nearest
 
+import "strings"
+
 // Word returns the known word that differs least from got, or "" when none is
 // near: at most a third of its letters, and at least one, may differ. A swap of
-// two neighbouring letters counts as one difference. A single letter is near nothing.
+// two neighbouring letters counts as one difference, letters left out as few, capitals count as small. A
+// single letter is near nothing, nor is a word of more than 64.
 func Word(got string, known []string) string {
-	if len(got) < 2 {
+	if len(got) < 2 || len(got) > 64 {
 		return ""
 	}
-	best, bestDistance := "", 1+max(1, len(got)/3)
+	got = strings.ToLower(got)
+	most := max(1, len(got)/3)
+	best, bestDistance := "", most+1
 	for _, word := range known {
-		if d := distance(got, word); d < bestDistance {
+		small := strings.ToLower(word)
+		d := distance(got, small)
+		if shortened(got, small) {
+			d = min(d, most)
+		}
+		if d < bestDistance {
 			best, bestDistance = word, d
 		}
 	}
 	return best
+}
+
+// shortened tells whether got is word with letters left out, as "img" is of "image".
+func shortened(got, word string) bool {
+	if len(got) < 3 || word == "" || got[0] != word[0] || 2*len(got) < len(word) {
+		return false
+	}
+	for i := range len(word) {
+		if got != "" && got[0] == word[i] {
+			got = got[1:]
+		}
+	}
+	return got == ""
 }
 
 // distance is the optimal string alignment distance between a and b, in bytes.
