@@ -44,6 +44,7 @@ func codeOf(err error) codes.Code {
 		{runtime.ErrExists, codes.AlreadyExists},
 		{pod.ErrState, codes.FailedPrecondition},
 		{images.ErrInUse, codes.FailedPrecondition},
+		{images.ErrRefused, codes.FailedPrecondition},
 		{runtime.ErrState, codes.FailedPrecondition},
 		{pod.ErrUnavailable, codes.Unavailable},
 		{runtime.ErrKeeperGone, codes.Unavailable},

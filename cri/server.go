@@ -29,7 +29,9 @@ type Options struct {
 	Images  Images
 	Objects Objects  // nil: pausa.v1 answers Unavailable for declared objects
 	Pull    PullFunc // nil: only what was imported is here
-	Version string   // of the daemon, "1.2.3"
+	// ImageTools is what the command line does with images; nil: pausa.v1 answers Unavailable for it.
+	ImageTools ImageTools
+	Version    string // of the daemon, "1.2.3"
 	// CgroupDriver is "cgroupfs" (also "") or "systemd".
 	CgroupDriver string
 	// Handlers are the runtime handlers that a pod may ask for; nil is the built-in one alone, whose name is "".

@@ -76,6 +76,10 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(services.Close)
+	names, clusterDNS, dnsWarnings := openDNS(c, log)
+	if names != nil {
+		down.add(names.Close)
+	}
 	pods, err := pod.New(pod.Options{
 		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, Log: log,
 		Relaunch: func(ctx context.Context) (pod.Runtime, error) { return runtime.Launch(ctx, launch) },
@@ -98,17 +102,17 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 			return err
 		},
 		Alloc:    service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
-		NodeName: node, NodeIPs: nodeIPs(c.Bridge), Log: log,
+		NodeName: node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: hostWarnings()}
+	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...)}
 	for _, w := range host.warnings {
 		log.Warn("limit of this host", "warning", w)
 	}
 	server, err := cri.New(cri.Options{
-		Pods: pods, Images: store, Pull: pullFor(store), Objects: declared{engine},
+		Pods: pods, Images: store, Pull: pullFor(store), ImageTools: store, Objects: declared{engine},
 		Version: version, Info: host.info, Log: log,
 	})
 	if err != nil {
@@ -119,6 +123,9 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	work.Go(func() error { return server.Serve(ctx, c.Socket) })
 	work.Go(func() error { return p.announce(ctx, c.Socket) })
 	work.Go(func() error { healNetwork(ctx, net, services, log); return nil })
+	if names != nil {
+		work.Go(func() error { serveDNS(ctx, names, log); return nil })
+	}
 	err = work.Wait()
 	log.Info("stopped; containers go on", "error", err)
 	return err

@@ -1117,6 +1117,742 @@ func (x *ImportImageResponse) GetIds() []string {
 	return nil
 }
 
+type ExportImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refs          []string               `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	Format        string                 `protobuf:"bytes,2,opt,name=format,proto3" json:"format,omitempty"` // "oci" (also "") or "docker"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportImageRequest) Reset() {
+	*x = ExportImageRequest{}
+	mi := &file_pausa_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportImageRequest) ProtoMessage() {}
+
+func (x *ExportImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportImageRequest.ProtoReflect.Descriptor instead.
+func (*ExportImageRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExportImageRequest) GetRefs() []string {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+func (x *ExportImageRequest) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+type ExportImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportImageResponse) Reset() {
+	*x = ExportImageResponse{}
+	mi := &file_pausa_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportImageResponse) ProtoMessage() {}
+
+func (x *ExportImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportImageResponse.ProtoReflect.Descriptor instead.
+func (*ExportImageResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExportImageResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RegistryCredential struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Username      string                 `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
+	Password      string                 `protobuf:"bytes,2,opt,name=password,proto3" json:"password,omitempty"`
+	Auth          string                 `protobuf:"bytes,3,opt,name=auth,proto3" json:"auth,omitempty"` // base64 of username:password
+	IdentityToken string                 `protobuf:"bytes,4,opt,name=identity_token,json=identityToken,proto3" json:"identity_token,omitempty"`
+	Server        string                 `protobuf:"bytes,5,opt,name=server,proto3" json:"server,omitempty"` // registry that it is for; "": that of the image
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistryCredential) Reset() {
+	*x = RegistryCredential{}
+	mi := &file_pausa_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistryCredential) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistryCredential) ProtoMessage() {}
+
+func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
+func (*RegistryCredential) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RegistryCredential) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetPassword() string {
+	if x != nil {
+		return x.Password
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetAuth() string {
+	if x != nil {
+		return x.Auth
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetIdentityToken() string {
+	if x != nil {
+		return x.IdentityToken
+	}
+	return ""
+}
+
+func (x *RegistryCredential) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+type PullImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Credential    *RegistryCredential    `protobuf:"bytes,2,opt,name=credential,proto3" json:"credential,omitempty"` // unset: what the daemon's configuration has
+	Platform      string                 `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`     // "linux/arm64"; "": the host's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PullImageRequest) Reset() {
+	*x = PullImageRequest{}
+	mi := &file_pausa_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PullImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PullImageRequest) ProtoMessage() {}
+
+func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
+func (*PullImageRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PullImageRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *PullImageRequest) GetCredential() *RegistryCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *PullImageRequest) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+type PushImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"` // name in the registry; "": ref
+	Credential    *RegistryCredential    `protobuf:"bytes,3,opt,name=credential,proto3" json:"credential,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageRequest) Reset() {
+	*x = PushImageRequest{}
+	mi := &file_pausa_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageRequest) ProtoMessage() {}
+
+func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
+func (*PushImageRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PushImageRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *PushImageRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PushImageRequest) GetCredential() *RegistryCredential {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+type ImageProgress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"` // blob
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`  // of it that are there
+	Total         int64                  `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Done          bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`    // verified and stored
+	Result        string                 `protobuf:"bytes,5,opt,name=result,proto3" json:"result,omitempty"` // in the last message alone: the image's id, or the manifest's digest after a push
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageProgress) Reset() {
+	*x = ImageProgress{}
+	mi := &file_pausa_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageProgress) ProtoMessage() {}
+
+func (x *ImageProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
+func (*ImageProgress) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ImageProgress) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageProgress) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ImageProgress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ImageProgress) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *ImageProgress) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+type TagImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageRequest) Reset() {
+	*x = TagImageRequest{}
+	mi := &file_pausa_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageRequest) ProtoMessage() {}
+
+func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
+func (*TagImageRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *TagImageRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+func (x *TagImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type TagImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageResponse) Reset() {
+	*x = TagImageResponse{}
+	mi := &file_pausa_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageResponse) ProtoMessage() {}
+
+func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
+func (*TagImageResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TagImageResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ref           string                 `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageRequest) Reset() {
+	*x = ImageRequest{}
+	mi := &file_pausa_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageRequest) ProtoMessage() {}
+
+func (x *ImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageRequest.ProtoReflect.Descriptor instead.
+func (*ImageRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ImageRequest) GetRef() string {
+	if x != nil {
+		return x.Ref
+	}
+	return ""
+}
+
+type ImageReport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Json          []byte                 `protobuf:"bytes,1,opt,name=json,proto3" json:"json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageReport) Reset() {
+	*x = ImageReport{}
+	mi := &file_pausa_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageReport) ProtoMessage() {}
+
+func (x *ImageReport) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
+func (*ImageReport) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ImageReport) GetJson() []byte {
+	if x != nil {
+		return x.Json
+	}
+	return nil
+}
+
+type PruneImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           bool                   `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"` // also images with a name
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	MinAgeSeconds int64                  `protobuf:"varint,3,opt,name=min_age_seconds,json=minAgeSeconds,proto3" json:"min_age_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PruneImagesRequest) Reset() {
+	*x = PruneImagesRequest{}
+	mi := &file_pausa_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PruneImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PruneImagesRequest) ProtoMessage() {}
+
+func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
+func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *PruneImagesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *PruneImagesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *PruneImagesRequest) GetMinAgeSeconds() int64 {
+	if x != nil {
+		return x.MinAgeSeconds
+	}
+	return 0
+}
+
+type AccountImagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Collect       bool                   `protobuf:"varint,1,opt,name=collect,proto3" json:"collect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AccountImagesRequest) Reset() {
+	*x = AccountImagesRequest{}
+	mi := &file_pausa_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AccountImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AccountImagesRequest) ProtoMessage() {}
+
+func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AccountImagesRequest.ProtoReflect.Descriptor instead.
+func (*AccountImagesRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AccountImagesRequest) GetCollect() bool {
+	if x != nil {
+		return x.Collect
+	}
+	return false
+}
+
+type MountImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MountImageResponse) Reset() {
+	*x = MountImageResponse{}
+	mi := &file_pausa_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MountImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MountImageResponse) ProtoMessage() {}
+
+func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
+func (*MountImageResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *MountImageResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+type UnmountImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnmountImageResponse) Reset() {
+	*x = UnmountImageResponse{}
+	mi := &file_pausa_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnmountImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnmountImageResponse) ProtoMessage() {}
+
+func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
+func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{30}
+}
+
 type ExecRequest_Start struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -1133,7 +1869,7 @@ type ExecRequest_Start struct {
 
 func (x *ExecRequest_Start) Reset() {
 	*x = ExecRequest_Start{}
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1881,7 @@ func (x *ExecRequest_Start) String() string {
 func (*ExecRequest_Start) ProtoMessage() {}
 
 func (x *ExecRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +2055,54 @@ const file_pausa_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"=\n" +
 	"\x13ImportImageResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x10\n" +
-	"\x03ids\x18\x02 \x03(\tR\x03ids2\xe8\x03\n" +
+	"\x03ids\x18\x02 \x03(\tR\x03ids\"@\n" +
+	"\x12ExportImageRequest\x12\x12\n" +
+	"\x04refs\x18\x01 \x03(\tR\x04refs\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\tR\x06format\")\n" +
+	"\x13ExportImageResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x9f\x01\n" +
+	"\x12RegistryCredential\x12\x1a\n" +
+	"\busername\x18\x01 \x01(\tR\busername\x12\x1a\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\x12\x12\n" +
+	"\x04auth\x18\x03 \x01(\tR\x04auth\x12%\n" +
+	"\x0eidentity_token\x18\x04 \x01(\tR\ridentityToken\x12\x16\n" +
+	"\x06server\x18\x05 \x01(\tR\x06server\"~\n" +
+	"\x10PullImageRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12<\n" +
+	"\n" +
+	"credential\x18\x02 \x01(\v2\x1c.pausa.v1.RegistryCredentialR\n" +
+	"credential\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\"r\n" +
+	"\x10PushImageRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12<\n" +
+	"\n" +
+	"credential\x18\x03 \x01(\v2\x1c.pausa.v1.RegistryCredentialR\n" +
+	"credential\"\x7f\n" +
+	"\rImageProgress\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\bR\x04done\x12\x16\n" +
+	"\x06result\x18\x05 \x01(\tR\x06result\"7\n" +
+	"\x0fTagImageRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"&\n" +
+	"\x10TagImageResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
+	"\fImageRequest\x12\x10\n" +
+	"\x03ref\x18\x01 \x01(\tR\x03ref\"!\n" +
+	"\vImageReport\x12\x12\n" +
+	"\x04json\x18\x01 \x01(\fR\x04json\"g\n" +
+	"\x12PruneImagesRequest\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\bR\x03all\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12&\n" +
+	"\x0fmin_age_seconds\x18\x03 \x01(\x03R\rminAgeSeconds\"0\n" +
+	"\x14AccountImagesRequest\x12\x18\n" +
+	"\acollect\x18\x01 \x01(\bR\acollect\"(\n" +
+	"\x12MountImageResponse\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"\x16\n" +
+	"\x14UnmountImageResponse2\x9b\t\n" +
 	"\x05Pausa\x125\n" +
 	"\x04Info\x12\x15.pausa.v1.InfoRequest\x1a\x16.pausa.v1.InfoResponse\x128\n" +
 	"\x05Apply\x12\x16.pausa.v1.ApplyRequest\x1a\x17.pausa.v1.ApplyResponse\x122\n" +
@@ -1328,7 +2111,18 @@ const file_pausa_proto_rawDesc = "" +
 	"\x04Logs\x12\x15.pausa.v1.LogsRequest\x1a\x16.pausa.v1.LogsResponse0\x01\x129\n" +
 	"\x04Exec\x12\x15.pausa.v1.ExecRequest\x1a\x16.pausa.v1.ExecResponse(\x010\x01\x12;\n" +
 	"\x06Attach\x12\x15.pausa.v1.ExecRequest\x1a\x16.pausa.v1.ExecResponse(\x010\x01\x12L\n" +
-	"\vImportImage\x12\x1c.pausa.v1.ImportImageRequest\x1a\x1d.pausa.v1.ImportImageResponse(\x01B(Z&github.com/pausa-run/pausa/cri/pausav1b\x06proto3"
+	"\vImportImage\x12\x1c.pausa.v1.ImportImageRequest\x1a\x1d.pausa.v1.ImportImageResponse(\x01\x12L\n" +
+	"\vExportImage\x12\x1c.pausa.v1.ExportImageRequest\x1a\x1d.pausa.v1.ExportImageResponse0\x01\x12B\n" +
+	"\tPullImage\x12\x1a.pausa.v1.PullImageRequest\x1a\x17.pausa.v1.ImageProgress0\x01\x12B\n" +
+	"\tPushImage\x12\x1a.pausa.v1.PushImageRequest\x1a\x17.pausa.v1.ImageProgress0\x01\x12A\n" +
+	"\bTagImage\x12\x19.pausa.v1.TagImageRequest\x1a\x1a.pausa.v1.TagImageResponse\x12=\n" +
+	"\fInspectImage\x12\x16.pausa.v1.ImageRequest\x1a\x15.pausa.v1.ImageReport\x12A\n" +
+	"\fExplainImage\x12\x1a.pausa.v1.PullImageRequest\x1a\x15.pausa.v1.ImageReport\x12B\n" +
+	"\vPruneImages\x12\x1c.pausa.v1.PruneImagesRequest\x1a\x15.pausa.v1.ImageReport\x12F\n" +
+	"\rAccountImages\x12\x1e.pausa.v1.AccountImagesRequest\x1a\x15.pausa.v1.ImageReport\x12B\n" +
+	"\n" +
+	"MountImage\x12\x16.pausa.v1.ImageRequest\x1a\x1c.pausa.v1.MountImageResponse\x12F\n" +
+	"\fUnmountImage\x12\x16.pausa.v1.ImageRequest\x1a\x1e.pausa.v1.UnmountImageResponseB(Z&github.com/pausa-run/pausa/cri/pausav1b\x06proto3"
 
 var (
 	file_pausa_proto_rawDescOnce sync.Once
@@ -1342,53 +2136,89 @@ func file_pausa_proto_rawDescGZIP() []byte {
 	return file_pausa_proto_rawDescData
 }
 
-var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_pausa_proto_goTypes = []any{
-	(*InfoRequest)(nil),         // 0: pausa.v1.InfoRequest
-	(*InfoResponse)(nil),        // 1: pausa.v1.InfoResponse
-	(*Object)(nil),              // 2: pausa.v1.Object
-	(*ApplyRequest)(nil),        // 3: pausa.v1.ApplyRequest
-	(*ApplyResponse)(nil),       // 4: pausa.v1.ApplyResponse
-	(*ApplyResult)(nil),         // 5: pausa.v1.ApplyResult
-	(*GetRequest)(nil),          // 6: pausa.v1.GetRequest
-	(*GetResponse)(nil),         // 7: pausa.v1.GetResponse
-	(*DeleteRequest)(nil),       // 8: pausa.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 9: pausa.v1.DeleteResponse
-	(*ObjectRef)(nil),           // 10: pausa.v1.ObjectRef
-	(*LogsRequest)(nil),         // 11: pausa.v1.LogsRequest
-	(*LogsResponse)(nil),        // 12: pausa.v1.LogsResponse
-	(*ExecRequest)(nil),         // 13: pausa.v1.ExecRequest
-	(*ExecResponse)(nil),        // 14: pausa.v1.ExecResponse
-	(*ImportImageRequest)(nil),  // 15: pausa.v1.ImportImageRequest
-	(*ImportImageResponse)(nil), // 16: pausa.v1.ImportImageResponse
-	(*ExecRequest_Start)(nil),   // 17: pausa.v1.ExecRequest.Start
+	(*InfoRequest)(nil),          // 0: pausa.v1.InfoRequest
+	(*InfoResponse)(nil),         // 1: pausa.v1.InfoResponse
+	(*Object)(nil),               // 2: pausa.v1.Object
+	(*ApplyRequest)(nil),         // 3: pausa.v1.ApplyRequest
+	(*ApplyResponse)(nil),        // 4: pausa.v1.ApplyResponse
+	(*ApplyResult)(nil),          // 5: pausa.v1.ApplyResult
+	(*GetRequest)(nil),           // 6: pausa.v1.GetRequest
+	(*GetResponse)(nil),          // 7: pausa.v1.GetResponse
+	(*DeleteRequest)(nil),        // 8: pausa.v1.DeleteRequest
+	(*DeleteResponse)(nil),       // 9: pausa.v1.DeleteResponse
+	(*ObjectRef)(nil),            // 10: pausa.v1.ObjectRef
+	(*LogsRequest)(nil),          // 11: pausa.v1.LogsRequest
+	(*LogsResponse)(nil),         // 12: pausa.v1.LogsResponse
+	(*ExecRequest)(nil),          // 13: pausa.v1.ExecRequest
+	(*ExecResponse)(nil),         // 14: pausa.v1.ExecResponse
+	(*ImportImageRequest)(nil),   // 15: pausa.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),  // 16: pausa.v1.ImportImageResponse
+	(*ExportImageRequest)(nil),   // 17: pausa.v1.ExportImageRequest
+	(*ExportImageResponse)(nil),  // 18: pausa.v1.ExportImageResponse
+	(*RegistryCredential)(nil),   // 19: pausa.v1.RegistryCredential
+	(*PullImageRequest)(nil),     // 20: pausa.v1.PullImageRequest
+	(*PushImageRequest)(nil),     // 21: pausa.v1.PushImageRequest
+	(*ImageProgress)(nil),        // 22: pausa.v1.ImageProgress
+	(*TagImageRequest)(nil),      // 23: pausa.v1.TagImageRequest
+	(*TagImageResponse)(nil),     // 24: pausa.v1.TagImageResponse
+	(*ImageRequest)(nil),         // 25: pausa.v1.ImageRequest
+	(*ImageReport)(nil),          // 26: pausa.v1.ImageReport
+	(*PruneImagesRequest)(nil),   // 27: pausa.v1.PruneImagesRequest
+	(*AccountImagesRequest)(nil), // 28: pausa.v1.AccountImagesRequest
+	(*MountImageResponse)(nil),   // 29: pausa.v1.MountImageResponse
+	(*UnmountImageResponse)(nil), // 30: pausa.v1.UnmountImageResponse
+	(*ExecRequest_Start)(nil),    // 31: pausa.v1.ExecRequest.Start
 }
 var file_pausa_proto_depIdxs = []int32{
 	2,  // 0: pausa.v1.ApplyRequest.objects:type_name -> pausa.v1.Object
 	5,  // 1: pausa.v1.ApplyResponse.results:type_name -> pausa.v1.ApplyResult
 	10, // 2: pausa.v1.DeleteResponse.deleted:type_name -> pausa.v1.ObjectRef
-	17, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
-	0,  // 4: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
-	3,  // 5: pausa.v1.Pausa.Apply:input_type -> pausa.v1.ApplyRequest
-	6,  // 6: pausa.v1.Pausa.Get:input_type -> pausa.v1.GetRequest
-	8,  // 7: pausa.v1.Pausa.Delete:input_type -> pausa.v1.DeleteRequest
-	11, // 8: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
-	13, // 9: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
-	13, // 10: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
-	15, // 11: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
-	1,  // 12: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
-	4,  // 13: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
-	7,  // 14: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
-	9,  // 15: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
-	12, // 16: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
-	14, // 17: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
-	14, // 18: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
-	16, // 19: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
-	12, // [12:20] is the sub-list for method output_type
-	4,  // [4:12] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	31, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
+	19, // 4: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	19, // 5: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	0,  // 6: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
+	3,  // 7: pausa.v1.Pausa.Apply:input_type -> pausa.v1.ApplyRequest
+	6,  // 8: pausa.v1.Pausa.Get:input_type -> pausa.v1.GetRequest
+	8,  // 9: pausa.v1.Pausa.Delete:input_type -> pausa.v1.DeleteRequest
+	11, // 10: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
+	13, // 11: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
+	13, // 12: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
+	15, // 13: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
+	17, // 14: pausa.v1.Pausa.ExportImage:input_type -> pausa.v1.ExportImageRequest
+	20, // 15: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
+	21, // 16: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
+	23, // 17: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
+	25, // 18: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
+	20, // 19: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
+	27, // 20: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
+	28, // 21: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
+	25, // 22: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
+	25, // 23: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
+	1,  // 24: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
+	4,  // 25: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
+	7,  // 26: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
+	9,  // 27: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
+	12, // 28: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
+	14, // 29: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
+	14, // 30: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
+	16, // 31: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
+	18, // 32: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
+	22, // 33: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
+	22, // 34: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
+	24, // 35: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
+	26, // 36: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
+	26, // 37: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
+	26, // 38: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
+	26, // 39: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
+	29, // 40: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
+	30, // 41: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
+	24, // [24:42] is the sub-list for method output_type
+	6,  // [6:24] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_pausa_proto_init() }
@@ -1404,7 +2234,7 @@ func file_pausa_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pausa_proto_rawDesc), len(file_pausa_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

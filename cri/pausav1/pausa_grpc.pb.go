@@ -22,14 +22,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Pausa_Info_FullMethodName        = "/pausa.v1.Pausa/Info"
-	Pausa_Apply_FullMethodName       = "/pausa.v1.Pausa/Apply"
-	Pausa_Get_FullMethodName         = "/pausa.v1.Pausa/Get"
-	Pausa_Delete_FullMethodName      = "/pausa.v1.Pausa/Delete"
-	Pausa_Logs_FullMethodName        = "/pausa.v1.Pausa/Logs"
-	Pausa_Exec_FullMethodName        = "/pausa.v1.Pausa/Exec"
-	Pausa_Attach_FullMethodName      = "/pausa.v1.Pausa/Attach"
-	Pausa_ImportImage_FullMethodName = "/pausa.v1.Pausa/ImportImage"
+	Pausa_Info_FullMethodName          = "/pausa.v1.Pausa/Info"
+	Pausa_Apply_FullMethodName         = "/pausa.v1.Pausa/Apply"
+	Pausa_Get_FullMethodName           = "/pausa.v1.Pausa/Get"
+	Pausa_Delete_FullMethodName        = "/pausa.v1.Pausa/Delete"
+	Pausa_Logs_FullMethodName          = "/pausa.v1.Pausa/Logs"
+	Pausa_Exec_FullMethodName          = "/pausa.v1.Pausa/Exec"
+	Pausa_Attach_FullMethodName        = "/pausa.v1.Pausa/Attach"
+	Pausa_ImportImage_FullMethodName   = "/pausa.v1.Pausa/ImportImage"
+	Pausa_ExportImage_FullMethodName   = "/pausa.v1.Pausa/ExportImage"
+	Pausa_PullImage_FullMethodName     = "/pausa.v1.Pausa/PullImage"
+	Pausa_PushImage_FullMethodName     = "/pausa.v1.Pausa/PushImage"
+	Pausa_TagImage_FullMethodName      = "/pausa.v1.Pausa/TagImage"
+	Pausa_InspectImage_FullMethodName  = "/pausa.v1.Pausa/InspectImage"
+	Pausa_ExplainImage_FullMethodName  = "/pausa.v1.Pausa/ExplainImage"
+	Pausa_PruneImages_FullMethodName   = "/pausa.v1.Pausa/PruneImages"
+	Pausa_AccountImages_FullMethodName = "/pausa.v1.Pausa/AccountImages"
+	Pausa_MountImage_FullMethodName    = "/pausa.v1.Pausa/MountImage"
+	Pausa_UnmountImage_FullMethodName  = "/pausa.v1.Pausa/UnmountImage"
 )
 
 // PausaClient is the client API for Pausa service.
@@ -51,6 +61,21 @@ type PausaClient interface {
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
 	// ImportImage takes an OCI or docker archive in chunks.
 	ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error)
+	// ExportImage sends an archive in chunks.
+	ExportImage(ctx context.Context, in *ExportImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportImageResponse], error)
+	// PullImage and PushImage tell how far they are; the last message has the result.
+	PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
+	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
+	// TagImage gives an image one more name.
+	TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error)
+	// InspectImage, ExplainImage, PruneImages and AccountImages answer as the command line prints with -o json.
+	InspectImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*ImageReport, error)
+	ExplainImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (*ImageReport, error)
+	PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*ImageReport, error)
+	AccountImages(ctx context.Context, in *AccountImagesRequest, opts ...grpc.CallOption) (*ImageReport, error)
+	// MountImage mounts an image read-only on the host; UnmountImage ends that.
+	MountImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error)
+	UnmountImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*UnmountImageResponse, error)
 }
 
 type pausaClient struct {
@@ -159,6 +184,133 @@ func (c *pausaClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pausa_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse]
 
+func (c *pausaClient) ExportImage(ctx context.Context, in *ExportImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[4], Pausa_ExportImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportImageRequest, ExportImageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_ExportImageClient = grpc.ServerStreamingClient[ExportImageResponse]
+
+func (c *pausaClient) PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[5], Pausa_PullImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PullImageRequest, ImageProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_PullImageClient = grpc.ServerStreamingClient[ImageProgress]
+
+func (c *pausaClient) PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[6], Pausa_PushImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PushImageRequest, ImageProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_PushImageClient = grpc.ServerStreamingClient[ImageProgress]
+
+func (c *pausaClient) TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TagImageResponse)
+	err := c.cc.Invoke(ctx, Pausa_TagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) InspectImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*ImageReport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageReport)
+	err := c.cc.Invoke(ctx, Pausa_InspectImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) ExplainImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (*ImageReport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageReport)
+	err := c.cc.Invoke(ctx, Pausa_ExplainImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) PruneImages(ctx context.Context, in *PruneImagesRequest, opts ...grpc.CallOption) (*ImageReport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageReport)
+	err := c.cc.Invoke(ctx, Pausa_PruneImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) AccountImages(ctx context.Context, in *AccountImagesRequest, opts ...grpc.CallOption) (*ImageReport, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImageReport)
+	err := c.cc.Invoke(ctx, Pausa_AccountImages_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) MountImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*MountImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MountImageResponse)
+	err := c.cc.Invoke(ctx, Pausa_MountImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *pausaClient) UnmountImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*UnmountImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnmountImageResponse)
+	err := c.cc.Invoke(ctx, Pausa_UnmountImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PausaServer is the server API for Pausa service.
 // All implementations must embed UnimplementedPausaServer
 // for forward compatibility.
@@ -178,6 +330,21 @@ type PausaServer interface {
 	Attach(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
 	// ImportImage takes an OCI or docker archive in chunks.
 	ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error
+	// ExportImage sends an archive in chunks.
+	ExportImage(*ExportImageRequest, grpc.ServerStreamingServer[ExportImageResponse]) error
+	// PullImage and PushImage tell how far they are; the last message has the result.
+	PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
+	PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
+	// TagImage gives an image one more name.
+	TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error)
+	// InspectImage, ExplainImage, PruneImages and AccountImages answer as the command line prints with -o json.
+	InspectImage(context.Context, *ImageRequest) (*ImageReport, error)
+	ExplainImage(context.Context, *PullImageRequest) (*ImageReport, error)
+	PruneImages(context.Context, *PruneImagesRequest) (*ImageReport, error)
+	AccountImages(context.Context, *AccountImagesRequest) (*ImageReport, error)
+	// MountImage mounts an image read-only on the host; UnmountImage ends that.
+	MountImage(context.Context, *ImageRequest) (*MountImageResponse, error)
+	UnmountImage(context.Context, *ImageRequest) (*UnmountImageResponse, error)
 	mustEmbedUnimplementedPausaServer()
 }
 
@@ -211,6 +378,36 @@ func (UnimplementedPausaServer) Attach(grpc.BidiStreamingServer[ExecRequest, Exe
 }
 func (UnimplementedPausaServer) ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
+}
+func (UnimplementedPausaServer) ExportImage(*ExportImageRequest, grpc.ServerStreamingServer[ExportImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportImage not implemented")
+}
+func (UnimplementedPausaServer) PullImage(*PullImageRequest, grpc.ServerStreamingServer[ImageProgress]) error {
+	return status.Error(codes.Unimplemented, "method PullImage not implemented")
+}
+func (UnimplementedPausaServer) PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error {
+	return status.Error(codes.Unimplemented, "method PushImage not implemented")
+}
+func (UnimplementedPausaServer) TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TagImage not implemented")
+}
+func (UnimplementedPausaServer) InspectImage(context.Context, *ImageRequest) (*ImageReport, error) {
+	return nil, status.Error(codes.Unimplemented, "method InspectImage not implemented")
+}
+func (UnimplementedPausaServer) ExplainImage(context.Context, *PullImageRequest) (*ImageReport, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainImage not implemented")
+}
+func (UnimplementedPausaServer) PruneImages(context.Context, *PruneImagesRequest) (*ImageReport, error) {
+	return nil, status.Error(codes.Unimplemented, "method PruneImages not implemented")
+}
+func (UnimplementedPausaServer) AccountImages(context.Context, *AccountImagesRequest) (*ImageReport, error) {
+	return nil, status.Error(codes.Unimplemented, "method AccountImages not implemented")
+}
+func (UnimplementedPausaServer) MountImage(context.Context, *ImageRequest) (*MountImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MountImage not implemented")
+}
+func (UnimplementedPausaServer) UnmountImage(context.Context, *ImageRequest) (*UnmountImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnmountImage not implemented")
 }
 func (UnimplementedPausaServer) mustEmbedUnimplementedPausaServer() {}
 func (UnimplementedPausaServer) testEmbeddedByValue()               {}
@@ -337,6 +534,165 @@ func _Pausa_ImportImage_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Pausa_ImportImageServer = grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]
 
+func _Pausa_ExportImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PausaServer).ExportImage(m, &grpc.GenericServerStream[ExportImageRequest, ExportImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_ExportImageServer = grpc.ServerStreamingServer[ExportImageResponse]
+
+func _Pausa_PullImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PullImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PausaServer).PullImage(m, &grpc.GenericServerStream[PullImageRequest, ImageProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_PullImageServer = grpc.ServerStreamingServer[ImageProgress]
+
+func _Pausa_PushImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PushImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PausaServer).PushImage(m, &grpc.GenericServerStream[PushImageRequest, ImageProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_PushImageServer = grpc.ServerStreamingServer[ImageProgress]
+
+func _Pausa_TagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TagImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).TagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_TagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).TagImage(ctx, req.(*TagImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_InspectImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).InspectImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_InspectImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).InspectImage(ctx, req.(*ImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_ExplainImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PullImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).ExplainImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_ExplainImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).ExplainImage(ctx, req.(*PullImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_PruneImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PruneImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).PruneImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_PruneImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).PruneImages(ctx, req.(*PruneImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_AccountImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AccountImagesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).AccountImages(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_AccountImages_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).AccountImages(ctx, req.(*AccountImagesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_MountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).MountImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_MountImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).MountImage(ctx, req.(*ImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Pausa_UnmountImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).UnmountImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_UnmountImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).UnmountImage(ctx, req.(*ImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Pausa_ServiceDesc is the grpc.ServiceDesc for Pausa service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -359,6 +715,34 @@ var Pausa_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _Pausa_Delete_Handler,
+		},
+		{
+			MethodName: "TagImage",
+			Handler:    _Pausa_TagImage_Handler,
+		},
+		{
+			MethodName: "InspectImage",
+			Handler:    _Pausa_InspectImage_Handler,
+		},
+		{
+			MethodName: "ExplainImage",
+			Handler:    _Pausa_ExplainImage_Handler,
+		},
+		{
+			MethodName: "PruneImages",
+			Handler:    _Pausa_PruneImages_Handler,
+		},
+		{
+			MethodName: "AccountImages",
+			Handler:    _Pausa_AccountImages_Handler,
+		},
+		{
+			MethodName: "MountImage",
+			Handler:    _Pausa_MountImage_Handler,
+		},
+		{
+			MethodName: "UnmountImage",
+			Handler:    _Pausa_UnmountImage_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -383,6 +767,21 @@ var Pausa_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ImportImage",
 			Handler:       _Pausa_ImportImage_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "ExportImage",
+			Handler:       _Pausa_ExportImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PullImage",
+			Handler:       _Pausa_PullImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "PushImage",
+			Handler:       _Pausa_PushImage_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "pausa.proto",
