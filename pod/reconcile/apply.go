@@ -259,6 +259,10 @@ func joined[V any](a, b map[string]V) map[string]V {
 
 // mergeService keeps the addresses and node ports that were given before, where the new one names none.
 func (p *plan) mergeService(s, old *corev1.Service) {
+	if is, was := s.Spec.Type, old.Spec.Type; is != was && (is == corev1.ServiceTypeExternalName || was == corev1.ServiceTypeExternalName) {
+		p.refuse(pod.ErrInvalid, "%s: type cannot be changed from %s to %s; delete the Service first", p.Ref, was, is)
+		return
+	}
 	if s.Spec.ClusterIP == "" && old.Spec.ClusterIP != corev1.ClusterIPNone {
 		s.Spec.ClusterIP, s.Spec.ClusterIPs = old.Spec.ClusterIP, old.Spec.ClusterIPs
 	}

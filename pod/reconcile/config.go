@@ -60,7 +60,7 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 		}
 	}
 	var err error
-	cfg.DNS, err = e.dns(s)
+	cfg.DNS, err = e.dns(p.Namespace, s)
 	return cfg, err
 }
 
@@ -83,9 +83,11 @@ func privileged(p *corev1.Pod) bool {
 	return false
 }
 
-// dns is nil for the host's resolver. A dnsConfig is added to the host's, or stands alone with policy None.
-func (e *Engine) dns(s *corev1.PodSpec) (*pod.DNS, error) {
-	if s.DNSConfig == nil {
+// dns is nil for the host's resolver as it is. A dnsConfig is added to what the
+// policy gives; policy None gives nothing.
+func (e *Engine) dns(namespace string, s *corev1.PodSpec) (*pod.DNS, error) {
+	cluster := e.usesClusterDNS(s)
+	if s.DNSConfig == nil && !cluster {
 		return nil, nil
 	}
 	d := &pod.DNS{}
@@ -95,6 +97,12 @@ func (e *Engine) dns(s *corev1.PodSpec) (*pod.DNS, error) {
 			return nil, fmt.Errorf("read the host's resolver configuration: %w", err)
 		}
 		d = parseResolvConf(string(data))
+	}
+	if cluster {
+		d = e.clusterDNS(namespace, d)
+	}
+	if s.DNSConfig == nil {
+		return d, nil
 	}
 	d.Servers = appendNew(d.Servers, s.DNSConfig.Nameservers...)
 	d.Searches = appendNew(d.Searches, s.DNSConfig.Searches...)

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
@@ -78,7 +79,8 @@ type Options struct {
 	Alloc      Allocator
 	NodeName   string
 	NodeIPs    func() []netip.Addr // nil: none
-	ResolvConf string              // "" is /etc/resolv.conf; read for pods with a dnsConfig
+	ResolvConf string              // "" is /etc/resolv.conf
+	DNS        *ClusterDNS         // nil: pods use the host's resolver
 	Log        *slog.Logger
 	Clock      Clock // nil: the real one
 }
@@ -97,8 +99,9 @@ type Engine struct {
 
 	apply sync.Mutex // one Apply or Delete changes the set of objects at a time
 
-	endpoints sync.Mutex        // guards synced and is held during Services.Sync
+	endpoints sync.Mutex        // guards what follows and is held during Services.Sync
 	synced    []service.Service // what Services holds, nil at first
+	published *dns.Records      // what DNS holds, nil at first
 }
 
 // resyncEvery is how often everything is compared again, besides events.
@@ -137,6 +140,7 @@ func New(opts Options) (*Engine, error) {
 		slots: make(chan struct{}, max(8, 4*goruntime.NumCPU())),
 	}
 	e.work = newQueue(opts.Clock, e.sync)
+	e.reserveDNS()
 	for _, o := range objects.list(manifest.KindService, "") {
 		if err := e.reserve(o.Value().(*corev1.Service)); err != nil {
 			e.log.Error("a stored Service claims an address that is taken", "service", o.Ref().String(), "error", err)

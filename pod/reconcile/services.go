@@ -24,11 +24,15 @@ func (e *Engine) syncServices(ctx context.Context) error {
 	e.endpoints.Lock()
 	defer e.endpoints.Unlock()
 	desired, gone := e.desired()
+	var err error
 	if e.synced == nil || !reflect.DeepEqual(desired, e.synced) {
-		if err := e.opts.Services.Sync(ctx, desired); err != nil {
-			return fmt.Errorf("write services: %w", err)
+		if err = e.opts.Services.Sync(ctx, desired); err == nil {
+			e.synced = desired
 		}
-		e.synced = desired
+	}
+	e.publish()
+	if err != nil {
+		return fmt.Errorf("write services: %w", err)
 	}
 	var errs []error
 	for _, o := range gone {
@@ -36,8 +40,13 @@ func (e *Engine) syncServices(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		e.opts.Alloc.Release(o.Namespace() + "/" + o.Name())
+		key := o.Namespace() + "/" + o.Name()
+		e.opts.Alloc.Release(key)
 		e.work.add(manifest.Ref{Kind: manifest.KindNamespace, Name: o.Namespace()})
+		if key == dnsKey && e.opts.DNS != nil { // the built-in one is back
+			e.reserveDNS()
+			e.work.add(manifest.Ref{Kind: manifest.KindService})
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -57,6 +66,9 @@ func (e *Engine) healServices(ctx context.Context) {
 // desired lists the Services for the table, and the objects that wait to be forgotten.
 func (e *Engine) desired() (list []service.Service, gone []manifest.Object) {
 	list = []service.Service{}
+	if s, ok := e.builtin(); ok {
+		list = append(list, s)
+	}
 	for _, o := range e.objects.list(manifest.KindService, "") {
 		s := o.Value().(*corev1.Service)
 		if s.DeletionTimestamp != nil {
@@ -218,7 +230,7 @@ func (e *Engine) allocate(s *corev1.Service) error {
 	if err := e.reserve(s); err != nil {
 		return err
 	}
-	if s.Spec.ClusterIP == "" {
+	if s.Spec.ClusterIP == "" && s.Spec.Type != corev1.ServiceTypeExternalName {
 		if err := e.allocateIPs(key, s); err != nil {
 			return err
 		}

@@ -37,6 +37,8 @@ type Config struct {
 	ServiceCIDRs []netip.Prefix
 	NodePortMin  uint16
 	NodePortMax  uint16
+	DNS          bool   // serve names of Services and pods
+	DNSDomain    string // "cluster.local"
 
 	CgroupParent string
 	KeeperBinary string // "": pausa-keeper beside pausa

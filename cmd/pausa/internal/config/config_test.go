@@ -27,7 +27,7 @@ func load(t *testing.T, text string, env, flags map[string]string) (*Config, map
 
 func TestPrecedence(t *testing.T) {
 	text := "# settings\nstate = \"/from/file\"\nrun = \"/from/file\"\n\n[log]\nlevel = \"warn\"\n\n[network]\n" +
-		"pod_cidrs = [\n  \"10.1.0.0/16\",\n]\nmtu = 1400\n"
+		"pod_cidrs = [\n  \"10.1.0.0/16\",\n]\nmtu = 1400\ndns.enabled = false\n"
 	env := map[string]string{"PAUSA_RUN": "/from/env/", "PAUSA_SOCKET": "/from/env.sock", "PAUSA_NETWORK_CNI_BIN_DIRS": "/a, /b"}
 	c, values, file, err := load(t, text, env, map[string]string{"socket": "/from/flag.sock"})
 	if err != nil {
@@ -41,13 +41,14 @@ func TestPrecedence(t *testing.T) {
 		"log.format":           {"log.format", "text", "default"},
 		"network.pod_cidrs":    {"network.pod_cidrs", "10.1.0.0/16", file + ":9"},
 		"network.mtu":          {"network.mtu", "1400", file + ":12"},
+		"network.dns.enabled":  {"network.dns.enabled", "false", file + ":13"},
 		"network.cni_bin_dirs": {"network.cni_bin_dirs", "/a, /b", "env PAUSA_NETWORK_CNI_BIN_DIRS"},
 	} {
 		if values[key] != want {
 			t.Errorf("%s is %+v, want %+v", key, values[key], want)
 		}
 	}
-	if c.State != "/from/file" || c.Run != "/from/env" || c.Socket != "/from/flag.sock" || c.MTU != 1400 ||
+	if c.State != "/from/file" || c.Run != "/from/env" || c.Socket != "/from/flag.sock" || c.MTU != 1400 || c.DNS ||
 		len(c.PodCIDRs) != 1 || len(c.CNIBinDirs) != 2 || c.CNIBinDirs[1] != "/b" {
 		t.Errorf("settings: %+v", c)
 	}
@@ -82,7 +83,7 @@ func TestErrors(t *testing.T) {
 		{"\n[images]\nregistry_confg = \"/x\"\n", ":3: unknown setting images.registry_confg: did you mean images.registry_config?"},
 		{"images.registry_confg = \"/x\"\n", ":1: unknown setting images.registry_confg: did you mean images.registry_config?"},
 		{"[netwrk]\nmtu = 1\n", ":1: unknown setting netwrk: "},
-		{"[log]\nmtu = 1400\n", ":2: unknown setting log.mtu: did you mean network.mtu?"},
+		{"[log]\nmtu = 1400\ndns.enabled = false\n", ":2: unknown setting log.mtu: did you mean network.mtu?"},
 		{"[zzzz]\nqqqq = 1\n", ":1: unknown setting zzzz: 'pausa config --default' prints all"},
 		{"state = 5\n", ":1: state: must be a text in quotes"},
 		{"state = \"x\"\n", ":1: state = \"x\": is not an absolute path"},
@@ -99,6 +100,10 @@ func TestErrors(t *testing.T) {
 		{"[network]\nbridge = \"a-name-that-is-too-long\"\n", "is not a link name"},
 		{"[network]\ncni_bin_dirs = [\"bin\"]\n", "is not an absolute path"},
 		{"[cgroup]\nparent = \"/\"\n", "must not be the root group"},
+		{"[network.dns]\nenabled = \"yes\"\n", ":2: network.dns.enabled: must be true or false"},
+		{"[network]\ndns.domain = \"a..b\"\n", ":2: network.dns.domain = \"a..b\": is not a domain"},
+		{"[network.dns]\ndomian = \"x\"\n", ":2: unknown setting network.dns.domian: did you mean network.dns.domain?"},
+		{"[dns]\nenabled = true\n", ":1: unknown setting dns"},
 		{"[node]\nname = \"Not A Name\"\n", "is not a DNS name"},
 		{"[log]\nlevel = \"loud\"\n", "must be one of debug, info, warn, error"},
 		{"state = \n", ":1: "},

@@ -89,12 +89,16 @@ func (s setting) fromTOML(value any) (string, error) {
 		if s.shape == number {
 			return strconv.FormatInt(v, 10), nil
 		}
+	case bool:
+		if s.shape == truth {
+			return strconv.FormatBool(v), nil
+		}
 	case []any:
 		if s.shape == list {
 			return joinStrings(v)
 		}
 	}
-	return "", fmt.Errorf("must be %s", [...]string{text: "a text in quotes", number: "a number", list: "a list of texts in quotes"}[s.shape])
+	return "", fmt.Errorf("must be %s", [...]string{text: "a text in quotes", number: "a number", truth: "true or false", list: "a list of texts in quotes"}[s.shape])
 }
 
 func joinStrings(items []any) (string, error) {
@@ -121,7 +125,7 @@ func flatten(prefix string, tree map[string]any, sections map[string]bool) []lea
 	for name, value := range tree {
 		key := prefix + name
 		if sub, ok := value.(map[string]any); ok && sections[key] {
-			out = append(out, flatten(key+".", sub, nil)...)
+			out = append(out, flatten(key+".", sub, sections)...)
 			continue
 		}
 		out = append(out, leaf{key, value})

@@ -17,6 +17,7 @@ type shape int
 const (
 	text shape = iota
 	number
+	truth
 	list
 )
 
@@ -35,16 +36,13 @@ func (s setting) env() string {
 }
 
 func (s setting) split() (section, name string) {
-	if section, name, ok := strings.Cut(s.key, "."); ok {
-		return section, name
-	}
-	return "", s.key
+	return cutLast(s.key)
 }
 
 // toml writes value as the file would hold it.
 func (s setting) toml(value string) string {
 	switch s.shape {
-	case number:
+	case number, truth:
 		return value
 	case list:
 		items := splitList(value)
@@ -59,7 +57,7 @@ func (s setting) toml(value string) string {
 
 // settings are all keys, in the order of the default file.
 func settings() []setting {
-	return slices.Concat(placeSettings(), networkSettings(), hostSettings())
+	return slices.Concat(placeSettings(), networkSettings(), dnsSettings(), hostSettings())
 }
 
 func placeSettings() []setting {
@@ -146,6 +144,31 @@ func networkSettings() []setting {
 		{
 			"network.node_port_range", text, "30000-32767", "Ports that Services of type NodePort get.",
 			func(c *Config, v string) error { return setPortRange(&c.NodePortMin, &c.NodePortMax, v) },
+		},
+	}
+}
+
+func dnsSettings() []setting {
+	return []setting{
+		{
+			"network.dns.enabled", truth, "true", "Answer for the names of Services and pods, at the 10th address of network.service_cidrs; pods use it.",
+			func(c *Config, v string) (err error) {
+				if c.DNS, err = strconv.ParseBool(v); err != nil {
+					return errors.New("must be true or false")
+				}
+				return nil
+			},
+		},
+		{
+			"network.dns.domain", text, "cluster.local", "Domain of these names: NAME.NAMESPACE.svc.DOMAIN.",
+			func(c *Config, v string) error {
+				label := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+				if len(v) > 128 || slices.ContainsFunc(strings.Split(v, "."), func(l string) bool { return !label.MatchString(l) }) {
+					return errors.New("is not a domain such as cluster.local: lower-case letters, digits, dashes and dots")
+				}
+				c.DNSDomain = v
+				return nil
+			},
 		},
 	}
 }

@@ -1,0 +1,174 @@
+package reconcile
+
+import (
+	"net/netip"
+	"reflect"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pausa-run/pausa/network/dns"
+	"github.com/pausa-run/pausa/network/service"
+	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/manifest"
+)
+
+// ClusterDNS is the server that answers for Services and pods.
+type ClusterDNS struct {
+	Domain    string
+	Addrs     []netip.Addr   // cluster IPs of its Service; pods ask the first
+	Listeners []dns.Listener // what is behind them
+	Set       func(dns.Records)
+	// Reachable is false while pods cannot reach the server, so that they get the
+	// host's resolver instead.
+	Reachable func() bool
+}
+
+// The built-in Service of the DNS server. A Service of this name that is declared
+// takes its place, and its address.
+const (
+	dnsNamespace = "kube-system"
+	dnsName      = "kube-dns"
+	dnsKey       = dnsNamespace + "/" + dnsName
+)
+
+// reserveDNS keeps the built-in Service's addresses from others.
+func (e *Engine) reserveDNS() {
+	if e.opts.DNS == nil {
+		return
+	}
+	for _, a := range e.opts.DNS.Addrs {
+		if err := e.opts.Alloc.ReserveClusterIP(dnsKey, a); err != nil {
+			e.log.Error("the address of cluster DNS is not to be had", "error", err)
+		}
+	}
+}
+
+// builtin is the Service of the DNS server, unless another one is declared.
+func (e *Engine) builtin() (service.Service, bool) {
+	d := e.opts.DNS
+	if d == nil {
+		return service.Service{}, false
+	}
+	if _, declared := e.objects.get(manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName}); declared {
+		return service.Service{}, false
+	}
+	s := service.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: d.Addrs}
+	for _, p := range []service.Port{{Name: "dns", Protocol: "UDP", Port: 53}, {Name: "dns-tcp", Protocol: "TCP", Port: 53}} {
+		for _, l := range d.Listeners {
+			if l.Protocol == p.Protocol {
+				p.Endpoints = append(p.Endpoints, l.Addr)
+			}
+		}
+		s.Ports = append(s.Ports, p)
+	}
+	return s, true
+}
+
+// publish gives the DNS server all names, if any is not as it was.
+func (e *Engine) publish() {
+	if e.opts.DNS == nil {
+		return
+	}
+	r := e.records()
+	if e.published == nil || !reflect.DeepEqual(r, *e.published) {
+		e.opts.DNS.Set(r)
+		e.published = &r
+	}
+}
+
+// records are the names of all Services, with their ready endpoints, and of all pods with addresses.
+func (e *Engine) records() dns.Records {
+	var r dns.Records
+	if s, ok := e.builtin(); ok {
+		one := dns.Service{Namespace: s.Namespace, Name: s.Name, ClusterIPs: s.ClusterIPs}
+		for _, p := range s.Ports {
+			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+		}
+		r.Services = append(r.Services, one)
+	}
+	for _, o := range e.objects.list(manifest.KindService, "") {
+		if s := o.Value().(*corev1.Service); s.DeletionTimestamp == nil {
+			r.Services = append(r.Services, e.names(s))
+		}
+	}
+	for _, o := range e.objects.list(manifest.KindPod, "") {
+		p := o.Value().(*corev1.Pod)
+		if terminal(p) {
+			continue
+		}
+		one := dns.Pod{Namespace: p.Namespace}
+		st := e.statusOf(p)
+		for _, ip := range st.PodIPs {
+			one.Addrs = append(one.Addrs, parseAddrs([]string{ip.IP})...)
+		}
+		if len(one.Addrs) > 0 {
+			r.Pods = append(r.Pods, one)
+		}
+	}
+	return r
+}
+
+// names turns a Service into what the DNS server takes.
+func (e *Engine) names(s *corev1.Service) dns.Service {
+	out := dns.Service{Namespace: s.Namespace, Name: s.Name}
+	switch {
+	case s.Spec.Type == corev1.ServiceTypeExternalName:
+		out.ExternalName = s.Spec.ExternalName
+		return out
+	case s.Spec.ClusterIP != corev1.ClusterIPNone:
+		out.ClusterIPs = parseAddrs(s.Spec.ClusterIPs)
+		for _, p := range s.Spec.Ports {
+			out.Ports = append(out.Ports, dns.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint16(p.Port)})
+		}
+		return out
+	}
+	for _, b := range e.backends(s) {
+		if !b.ready && !s.Spec.PublishNotReadyAddresses {
+			continue
+		}
+		one := dns.Endpoint{}
+		if b.pod.Spec.Subdomain == s.Name {
+			one.Hostname = b.pod.Spec.Hostname
+		}
+		for _, p := range endpointPorts(s, b.pod) {
+			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint16(p.Port)})
+		}
+		for _, ip := range b.ips {
+			if one.Addr = ip; wantsFamily(s, ip) {
+				out.Endpoints = append(out.Endpoints, one)
+			}
+		}
+	}
+	return out
+}
+
+// wantsFamily tells whether a headless Service leads to addresses of this family:
+// to both, unless it names one.
+func wantsFamily(s *corev1.Service, ip netip.Addr) bool {
+	family := corev1.IPv6Protocol
+	if ip.Is4() {
+		family = corev1.IPv4Protocol
+	}
+	return len(s.Spec.IPFamilies) == 0 || slices.Contains(s.Spec.IPFamilies, family)
+}
+
+// usesClusterDNS tells whether a pod asks the cluster's server.
+func (e *Engine) usesClusterDNS(s *corev1.PodSpec) bool {
+	d := e.opts.DNS
+	if d == nil || len(d.Addrs) == 0 || (d.Reachable != nil && !d.Reachable()) {
+		return false
+	}
+	return s.DNSPolicy == corev1.DNSClusterFirstWithHostNet || (s.DNSPolicy == corev1.DNSClusterFirst && !s.HostNetwork)
+}
+
+// clusterDNS is the resolver configuration of policy ClusterFirst: the host's
+// search domains come after the cluster's.
+func (e *Engine) clusterDNS(namespace string, host *pod.DNS) *pod.DNS {
+	d := e.opts.DNS
+	return &pod.DNS{
+		Servers:  []string{d.Addrs[0].String()},
+		Searches: appendNew([]string{namespace + ".svc." + d.Domain, "svc." + d.Domain, d.Domain}, host.Searches...),
+		Options:  []string{"ndots:5"},
+	}
+}
