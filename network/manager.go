@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,20 +177,47 @@ func (m *Manager) Sync(context.Context) error {
 	}
 	var errs []error
 	for _, l := range lists {
-		for _, p := range l.Plugins {
-			if p.Network.Type != bridge.Type {
-				continue
-			}
-			conf, err := libcni.InjectConf(p, map[string]any{"name": l.Name, "cniVersion": l.CNIVersion})
-			if err == nil {
-				err = m.plugin.Sync(conf.Bytes)
-			}
-			if err != nil {
-				errs = append(errs, fmt.Errorf("sync network %s: %w", l.Name, err))
-			}
+		if err := eachBuiltIn(l, m.plugin.Sync); err != nil {
+			errs = append(errs, fmt.Errorf("sync network %s: %w", l.Name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// Damage says what somebody has changed on the built-in network's bridge, its
+// addresses or the kernel settings, "" if nothing; Sync cures it. It costs less
+// than a millisecond.
+func (m *Manager) Damage(context.Context) (string, error) {
+	list, err := m.confList()
+	if err != nil {
+		return "", err
+	}
+	var found []string
+	err = eachBuiltIn(list, func(conf []byte) error {
+		what, err := m.plugin.Damage(conf)
+		if what != "" {
+			found = append(found, what)
+		}
+		return err
+	})
+	return strings.Join(found, "; "), err
+}
+
+// eachBuiltIn calls do with the configuration of each built-in plugin of a network.
+func eachBuiltIn(l *libcni.NetworkConfigList, do func(conf []byte) error) error {
+	for _, p := range l.Plugins {
+		if p.Network.Type != bridge.Type {
+			continue
+		}
+		conf, err := libcni.InjectConf(p, map[string]any{"name": l.Name, "cniVersion": l.CNIVersion})
+		if err == nil {
+			err = do(conf.Bytes)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // idLock serializes what happens to one pod.

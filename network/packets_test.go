@@ -288,19 +288,30 @@ func TestSyncHeals(t *testing.T) {
 	}
 	works("at first")
 	before := nftList(t, h)
+	rules := map[string]bool{"flush ruleset": true, "flush bridge": true} // told by the kernel
+	if what, err := m.Damage(t.Context()); what != "" || err != nil {
+		t.Errorf("damage at first: %q, %v", what, err)
+	}
 	for what, args := range map[string][]string{
 		"flush ruleset":  {"nft", "flush", "ruleset"},
 		"flush bridge":   {"nft", "delete", "table", "bridge", "pausa"},
 		"delete bridge":  {"ip", "link", "del", "pausa0"},
 		"delete address": {"ip", "addr", "del", "10.9.0.1/24", "dev", "pausa0"},
 		"bridge down":    {"ip", "link", "set", "pausa0", "down"},
+		"redirects":      {"sh", "-c", "echo 1 >/proc/sys/net/ipv4/conf/all/send_redirects"},
 		"no forwarding":  {"sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding"},
 	} {
 		if out, err := h.Run(args[0], args[1:]...); err != nil {
 			t.Fatalf("%s: %v: %s", what, err, out)
 		}
+		if found, err := m.Damage(t.Context()); (found == "") != rules[what] || err != nil {
+			t.Errorf("%s: damage %q, %v", what, found, err)
+		}
 		if err := m.Sync(t.Context()); err != nil {
 			t.Fatalf("%s: %v", what, err)
+		}
+		if found, err := m.Damage(t.Context()); found != "" || err != nil {
+			t.Errorf("%s: damage after Sync: %q, %v", what, found, err)
 		}
 		works("after " + what)
 		if after := nftList(t, h); after != before {

@@ -181,16 +181,22 @@ func nodeName(c *config.Config) (string, error) {
 	return strings.ToLower(name), nil
 }
 
-// healEvery is how often the network is looked after without a cause.
-const healEvery = 30 * time.Second
+// The network is looked at for damage so often, and written again without a
+// cause so often.
+const (
+	lookEvery = time.Second
+	healEvery = 30 * time.Second
+)
 
-// healNetwork writes the bridge and the rules of pods again when somebody has
-// changed our table, and now and then, until ctx ends.
+// healNetwork writes the bridge, kernel settings, routes and the rules of pods
+// again when somebody has changed them, and now and then, until ctx ends.
 func healNetwork(ctx context.Context, net *network.Manager, services *service.Table, log *slog.Logger) {
 	changed := services.Watch(ctx)
-	tick := time.NewTicker(healEvery)
-	defer tick.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	last, failed := time.Now(), "" // failed: damage that could not be cured
 	for {
+		damage := ""
 		select {
 		case <-ctx.Done():
 			return
@@ -199,10 +205,23 @@ func healNetwork(ctx context.Context, net *network.Manager, services *service.Ta
 				changed = nil
 				continue
 			}
-		case <-tick.C:
+			damage = "rules"
+		case <-look.C:
+			var err error
+			if damage, err = net.Damage(ctx); err != nil {
+				damage = err.Error()
+			}
+			if damage == failed && time.Since(last) < healEvery {
+				continue
+			}
 		}
-		if err := net.Sync(ctx); err != nil {
+		if damage != "" {
+			log.Warn("the network was changed by somebody else; making it again", "damage", damage)
+		}
+		last, failed = time.Now(), ""
+		if err := errors.Join(net.Sync(ctx), services.EnsureRoutes()); err != nil {
 			log.Error("heal network", "error", err)
+			failed = damage
 		}
 	}
 }

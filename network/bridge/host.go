@@ -129,50 +129,63 @@ func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// hostSysctls turns on forwarding in the calling thread's network namespace, for the families in
-// use, and turns off what would break it.
-func hostSysctls(bridge string, gateways []netip.Prefix) error {
+// sysctl is a kernel setting, by its path below /proc/sys.
+type sysctl struct {
+	name, value string
+	optional    bool // the kernel may lack it
+}
+
+// wantedSysctls are the settings of a host with the bridge.
+func wantedSysctls(bridge string, gateways []netip.Prefix) []sysctl {
+	var all []sysctl
 	// Bridged packets must not pass the IP hooks inside the bridge: DNAT would happen there and
 	// answers of a pod to itself would be lost.
 	for _, f := range []string{"iptables", "ip6tables", "arptables"} {
-		if err := setSysctl("net/bridge/bridge-nf-call-"+f, "0"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+		all = append(all, sysctl{"net/bridge/bridge-nf-call-" + f, "0", true})
 	}
 	for _, g := range gateways {
-		if g.Addr().Is4() {
-			if err := errors.Join(setSysctl("net/ipv4/ip_forward", "1"), noRedirects(bridge)); err != nil {
-				return err
-			}
+		if g.Addr().Is6() {
+			all = append(all, sysctl{filepath.Join("net/ipv6/conf", bridge, "disable_ipv6"), "0", false},
+				sysctl{forwardingIPv6, "1", false})
 			continue
 		}
-		err := setSysctl(filepath.Join("net/ipv6/conf", bridge, "disable_ipv6"), "0")
-		if errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("use range of %s: this host has no IPv6; configure an IPv4 range alone", g)
+		all = append(all, sysctl{"net/ipv4/ip_forward", "1", false},
+			// The host must not name pods a shorter way to each other: there is none, and redirects use
+			// up the rate of ICMP errors to a pod, so that its next refused datagram would be lost. The
+			// kernel obeys "all" or the interface's own value, so others, whose own value is 1 by
+			// default, go on as they were. IPv6 has no such setting.
+			sysctl{filepath.Join("net/ipv4/conf", bridge, "send_redirects"), "0", false},
+			sysctl{"net/ipv4/conf/all/send_redirects", "0", false})
+	}
+	return all
+}
+
+// hostSysctls turns on forwarding in the calling thread's network namespace, for the families in
+// use, and turns off what would break it.
+func hostSysctls(bridge string, gateways []netip.Prefix) error {
+	for _, s := range wantedSysctls(bridge, gateways) {
+		set := func() error { return setSysctl(s.name, s.value) }
+		if s.name == forwardingIPv6 {
+			set = forwardIPv6
 		}
-		if err := errors.Join(err, forwardIPv6()); err != nil {
+		err := set()
+		switch {
+		case err == nil || s.optional && errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(s.name, "net/ipv6"):
+			return errors.New("use an IPv6 range: this host has no IPv6; configure an IPv4 range alone")
+		default:
 			return err
 		}
 	}
 	return nil
 }
 
-// noRedirects keeps the host from naming pods a shorter way to each other: there is
-// none, and redirects use up the rate of ICMP errors to a pod, so that its next
-// refused datagram would be lost. The kernel obeys "all" or the interface's own
-// value, so others, whose own value is 1 by default, go on as they were. IPv6 has no such setting.
-func noRedirects(bridge string) error {
-	return errors.Join(
-		setSysctl(filepath.Join("net/ipv4/conf", bridge, "send_redirects"), "0"),
-		setSysctl("net/ipv4/conf/all/send_redirects", "0"),
-	)
-}
+const forwardingIPv6 = "net/ipv6/conf/all/forwarding"
 
 // forwardIPv6 turns on forwarding and lets interfaces that learn their routes
 // from router advertisements go on doing so: a forwarding host ignores them otherwise.
 func forwardIPv6() error {
-	const all = "net/ipv6/conf/all/forwarding"
-	if now, err := os.ReadFile("/proc/sys/" + all); err == nil && strings.TrimSpace(string(now)) == "1" {
+	if now, err := os.ReadFile("/proc/sys/" + forwardingIPv6); err == nil && strings.TrimSpace(string(now)) == "1" {
 		return nil
 	}
 	ifaces, err := filepath.Glob("/proc/sys/net/ipv6/conf/*/accept_ra")
@@ -186,7 +199,7 @@ func forwardIPv6() error {
 			}
 		}
 	}
-	return setSysctl(all, "1")
+	return setSysctl(forwardingIPv6, "1")
 }
 
 // setSysctl writes only what is not so already: /proc/sys may be read-only.

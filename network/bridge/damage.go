@@ -1,0 +1,64 @@
+package bridge
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Damage says what somebody has changed on the host side of a network that was
+// made, "" if nothing: its bridge, the addresses of that, or kernel settings. It
+// is cheap enough to be asked every second. Changes of rules are told by the
+// kernel (nft.Conn.Watch).
+func (p *Plugin) Damage(conf []byte) (string, error) {
+	cfg, err := ParseConf(conf)
+	if err != nil {
+		return "", err
+	}
+	br, err := p.bridge(cfg.Bridge)
+	switch {
+	case err != nil:
+		return "", err
+	case br == nil:
+		return "bridge " + cfg.Bridge + " is gone", nil
+	case br.Flags&net.FlagUp == 0:
+		return "bridge " + cfg.Bridge + " is down", nil
+	}
+	wanted := gateways(cfg.Ranges)
+	has, err := p.host.AddrList(br, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return "", fmt.Errorf("list addresses of %s: %w", br.Name, err)
+	}
+	for _, w := range wanted {
+		if !slices.ContainsFunc(has, func(a netlink.Addr) bool { return a.Equal(*addrOf(w)) }) {
+			return fmt.Sprintf("address %s of bridge %s is gone", w, br.Name), nil
+		}
+	}
+	var found string
+	err = inNetNS(p.hostNS, func() error {
+		found = sysctlDamage(br.Name, wanted)
+		return nil
+	})
+	return found, err
+}
+
+// sysctlDamage names the first setting that is not as hostSysctls wants it.
+func sysctlDamage(bridge string, gateways []netip.Prefix) string {
+	for _, s := range wantedSysctls(bridge, gateways) {
+		now, err := os.ReadFile("/proc/sys/" + s.name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || strings.TrimSpace(string(now)) != s.value {
+			return fmt.Sprintf("sysctl %s is %q", strings.ReplaceAll(s.name, "/", "."), strings.TrimSpace(string(now)))
+		}
+	}
+	return ""
+}
