@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/runtime/wire"
 )
 
 // LaunchOptions say which keeper to start.
@@ -20,22 +22,32 @@ type LaunchOptions struct {
 	RunDir  string
 	LogFile string // "" throws the keeper's log away
 	Log     *slog.Logger
+	// Hold, if set, keeps the containers' files beyond a keeper's death, and gives them to the next one.
+	Hold *Holder
 }
 
 // Launch connects to the keeper of RunDir, and starts it when none answers. The
 // keeper is in a session of its own and outlives the caller.
 func Launch(ctx context.Context, o LaunchOptions) (*Client, error) {
 	client, err := Connect(ctx, SocketPath(o.RunDir))
-	if err == nil || !errors.Is(err, ErrKeeperGone) {
-		return client, err
+	if errors.Is(err, ErrKeeperGone) {
+		if err := start(ctx, o); err != nil {
+			return nil, fmt.Errorf("start keeper: %w", err)
+		}
+		if o.Log != nil {
+			o.Log.Info("started keeper", "binary", o.Binary, "run", o.RunDir)
+		}
+		client, err = Connect(ctx, SocketPath(o.RunDir))
 	}
-	if err := start(ctx, o); err != nil {
-		return nil, fmt.Errorf("start keeper: %w", err)
+	if err == nil && o.Hold != nil {
+		if err = o.Hold.follow(client); err != nil {
+			err = errors.Join(err, client.Close())
+		}
 	}
-	if o.Log != nil {
-		o.Log.Info("started keeper", "binary", o.Binary, "run", o.RunDir)
+	if err != nil {
+		return nil, err
 	}
-	return Connect(ctx, SocketPath(o.RunDir))
+	return client, nil
 }
 
 func start(ctx context.Context, o LaunchOptions) error {
@@ -57,9 +69,21 @@ func start(ctx context.Context, o LaunchOptions) error {
 	cmd := exec.Command(o.Binary, args...)
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{theirs}
+	defer theirs.Close()
+	passOn := func() {}
+	if o.Hold != nil {
+		held, send, err := o.Hold.passOn()
+		if err != nil {
+			return err
+		}
+		passOn = send
+		cmd.ExtraFiles = append(cmd.ExtraFiles, held)
+		cmd.Args = append(cmd.Args, "-held-fd", "4")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
-	_ = theirs.Close()
+	wire.CloseAll(cmd.ExtraFiles) // or the ends of the pipe and the socket would not be seen
+	go passOn()                   // with nobody to take it, it ends at once
 	if err != nil {
 		return err
 	}

@@ -47,6 +47,7 @@ func main() {
 type options struct {
 	run, log string
 	readyFD  int
+	heldFD   int
 	version  bool
 }
 
@@ -55,6 +56,7 @@ func parse() options {
 	flag.StringVar(&o.run, "run", "/run/pausa", "run directory of the daemon; the keeper uses the folder keeper in it")
 	flag.StringVar(&o.log, "log", "", "file to append the log to (default: standard error)")
 	flag.IntVar(&o.readyFD, "ready-fd", 0, "descriptor to write \"ok\" or an error to, once it is known")
+	flag.IntVar(&o.heldFD, "held-fd", 0, "socket that gives what was held for the containers of an earlier keeper")
 	flag.BoolVar(&o.version, "version", false, "print the version and exit")
 	flag.Parse()
 	return o
@@ -72,15 +74,21 @@ func run() (err error) {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: only flags are taken, see -help", flag.Arg(0))
 	}
-	keeper.CloseInherited(o.readyFD)
+	keeper.CloseInherited(o.readyFD, o.heldFD)
 	defer func() { tellReady(o.readyFD, err) }()
 	logs, err := openLog(o.log)
 	if err != nil {
 		return err
 	}
+	var held keeper.Held
+	if o.heldFD > 2 {
+		if held, err = keeper.ReceiveHeld(o.heldFD); err != nil {
+			return err
+		}
+	}
 	k, err := keeper.Open(keeper.Options{
 		RunDir: o.run, Version: version, BuildID: keeper.BuildID(),
-		Log: slog.New(slog.NewTextHandler(logs, nil)),
+		Log: slog.New(slog.NewTextHandler(logs, nil)), Held: held,
 	})
 	if err != nil {
 		return err

@@ -46,6 +46,8 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	launch.Hold = runtime.NewHolder() // what containers need outlives each keeper
+	down.add(func() error { launch.Hold.Close(); return nil })
 	keeper, err := runtime.Launch(ctx, launch)
 	if err != nil {
 		return err

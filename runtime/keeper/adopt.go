@@ -14,11 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
+	"github.com/pausa-run/pausa/runtime/wire"
 )
 
 // adopt takes over what an earlier keeper of this run directory has left. A
 // record that cannot be understood is set aside and named in the log.
-func (k *Keeper) adopt() {
+func (k *Keeper) adopt(held Held) {
 	entries, _ := os.ReadDir(filepath.Join(k.dir, "pods"))
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), ".json")
@@ -31,7 +32,7 @@ func (k *Keeper) adopt() {
 	}
 	entries, _ = os.ReadDir(filepath.Join(k.dir, "containers"))
 	for _, e := range entries {
-		if err := k.adoptContainer(e.Name()); err != nil {
+		if err := k.adoptContainer(e.Name(), held); err != nil {
 			k.log.Error("adopt container", "container", e.Name(), "err", err)
 		}
 	}
@@ -54,7 +55,7 @@ func (k *Keeper) adoptPod(id string) error {
 	return nil
 }
 
-func (k *Keeper) adoptContainer(id string) error {
+func (k *Keeper) adoptContainer(id string, held Held) error {
 	var r record
 	path := filepath.Join(k.dir, "containers", id)
 	if err := readRecord(filepath.Join(path, "container.json"), &r); err != nil {
@@ -75,17 +76,17 @@ func (k *Keeper) adoptContainer(id string) error {
 		k.log.Error("open log of adopted container", "container", id, "err", err)
 		log = &logFile{path: c.request.LogPath}
 	}
-	c.io = newStdio(c.dir, log, &k.scratch)
+	c.io = newStdio(c.dir, log, &k.scratch, func() { k.holdChanged(c) })
 	if c.state.Pid == 0 {
 		return k.parkAgain(c)
 	}
-	return k.adoptRunning(c)
+	return k.adoptRunning(c, held)
 }
 
 // adoptEnded knows the exit; what may be left is the cgroup.
 func (k *Keeper) adoptEnded(c *container, exit runtime.Exit) error {
 	c.state.Status, c.state.Exit = runtime.Exited, &exit
-	c.io = newStdio(c.dir, &logFile{}, &k.scratch)
+	c.io = newStdio(c.dir, &logFile{}, &k.scratch, func() {})
 	close(c.parked)
 	close(c.done)
 	close(c.cleaned)
@@ -114,20 +115,17 @@ func (k *Keeper) parkAgain(c *container) error {
 	return nil
 }
 
-func (k *Keeper) adoptRunning(c *container) error {
+func (k *Keeper) adoptRunning(c *container, held Held) error {
 	lc, err := libcontainer.Load(k.lcRoot(), c.id)
 	if err != nil {
 		k.log.Error("load adopted container; exec and update will not work", "container", c.id, "err", err)
 	} else if state, err := lc.State(); err == nil {
 		c.lc, c.cgroups = lc, state.CgroupPaths
 	}
-	c.openAdopted()
+	c.openAdopted(held)
 	close(c.parked)
 	c.io.start()
-	c.proc, err = openProcess(c.state.Pid, c.state.StartTime)
-	if err != nil {
-		c.proc = &process{pid: c.state.Pid}
-	}
+	c.proc = c.adoptProcess(held)
 	go k.watch(c)
 	if c.state.Status == runtime.Running {
 		go k.releaseAgain(c)
@@ -149,17 +147,45 @@ func (k *Keeper) releaseAgain(c *container) {
 	}
 }
 
-// openAdopted opens the FIFOs again. A terminal's master has died with the earlier keeper.
-func (c *container) openAdopted() {
+// adoptProcess prefers the pidfd that was held: it tells the exit code also of
+// a process that has ended while there was no keeper.
+func (c *container) adoptProcess(held Held) *process {
+	if fd := held.take(c.id, wire.HeldProcess); fd != nil {
+		return &process{pid: c.state.Pid, startTime: c.state.StartTime, fd: fd}
+	}
+	proc, err := openProcess(c.state.Pid, c.state.StartTime)
+	if err != nil {
+		return &process{pid: c.state.Pid}
+	}
+	return proc
+}
+
+// openAdopted takes the held files, and opens the FIFOs again that nobody has
+// held. A terminal whose master nobody has held died with the earlier keeper.
+func (c *container) openAdopted(held Held) {
 	if c.process != nil && c.process.Terminal {
+		if master := held.take(c.id, wire.HeldTerminal); master != nil {
+			c.io.useTerminal(master)
+		}
 		return
 	}
-	for _, name := range []string{"stdout", "stderr"} {
+	for _, name := range []string{wire.HeldStdout, wire.HeldStderr} {
+		if source := held.take(c.id, name); source != nil {
+			c.io.addPump(name, source, false)
+			continue
+		}
 		_ = c.io.openPump(name)
 	}
-	if c.request.Stdin {
-		if _, err := os.Stat(c.io.path("stdin")); err == nil {
-			_ = c.io.openStdin()
-		}
+	if !c.request.Stdin {
+		return
 	}
+	// One that is gone has been closed for good.
+	if _, err := os.Stat(c.io.path("stdin")); err != nil {
+		return
+	}
+	if stdin := held.take(c.id, wire.HeldStdin); stdin != nil {
+		c.io.stdin = stdin
+		return
+	}
+	_ = c.io.openStdin()
 }

@@ -125,7 +125,7 @@ func (k *Keeper) prepare(c *container) error {
 	if err != nil {
 		return err
 	}
-	c.io = newStdio(c.dir, log, &k.scratch)
+	c.io = newStdio(c.dir, log, &k.scratch, func() { k.holdChanged(c) })
 	return c.save()
 }
 

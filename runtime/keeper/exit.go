@@ -50,6 +50,7 @@ func (k *Keeper) finish(c *container, exit runtime.Exit) {
 	c.state.Status, c.state.Exit = runtime.Exited, &exit
 	c.mu.Unlock()
 	close(c.done)
+	k.holdChanged(c)
 	k.tell(exit)
 }
 

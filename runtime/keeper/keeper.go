@@ -36,6 +36,7 @@ type Options struct {
 	Version string
 	BuildID string
 	Log     *slog.Logger
+	Held    Held // over an earlier keeper's death; Open takes it
 }
 
 // Keeper owns the pauses and containers of one run directory.
@@ -56,6 +57,7 @@ type Keeper struct {
 	pods       map[string]*pod
 	containers map[string]*container
 	exits      map[chan runtime.Exit]struct{}
+	holders    map[chan *container]struct{}
 	orphans    map[int]bool // zombies that nobody has collected so far; the reaper's alone
 }
 
@@ -70,16 +72,18 @@ func Open(o Options) (*Keeper, error) {
 		pods:       map[string]*pod{},
 		containers: map[string]*container{},
 		exits:      map[chan runtime.Exit]struct{}{},
+		holders:    map[chan *container]struct{}{},
 		orphans:    map[int]bool{},
 		tidy:       time.AfterFunc(tidyDelay, debug.FreeOSMemory),
 	}
-	if err := k.open(); err != nil {
+	defer o.Held.close()
+	if err := k.open(o.Held); err != nil {
 		return nil, errors.Join(err, k.Close())
 	}
 	return k, nil
 }
 
-func (k *Keeper) open() (err error) {
+func (k *Keeper) open(held Held) (err error) {
 	for _, folder := range []string{"", "pods", "containers", "lc"} {
 		if err := os.MkdirAll(filepath.Join(k.dir, folder), 0o700); err != nil {
 			return fmt.Errorf("make keeper's folder: %w", err)
@@ -101,7 +105,7 @@ func (k *Keeper) open() (err error) {
 	if k.filters, err = openFilterCache(k.dir, k.info.BuildID, k.log); err != nil {
 		return err
 	}
-	k.adopt()
+	k.adopt(held)
 	return nil
 }
 

@@ -87,6 +87,7 @@ type host struct {
 	t      testing.TB
 	run    string
 	client *runtime.Client
+	holder *runtime.Holder // nil: nobody holds anything
 	serial int
 }
 
@@ -107,7 +108,7 @@ func newHost(t testing.TB) *host {
 
 func (h *host) launch() {
 	h.t.Helper()
-	client, err := runtime.Launch(ctx(h.t), runtime.LaunchOptions{Binary: built.binary, RunDir: h.run, LogFile: h.run + "/keeper.log"})
+	client, err := runtime.Launch(ctx(h.t), runtime.LaunchOptions{Binary: built.binary, RunDir: h.run, LogFile: h.run + "/keeper.log", Hold: h.holder})
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -20,8 +20,9 @@ import (
 
 // park brings a container's init to the point where it waits to become the command.
 func (k *Keeper) park(c *container) {
-	defer close(c.parked)
 	err := k.startInit(c)
+	defer k.holdChanged(c)
+	defer close(c.parked)
 	if err == nil {
 		go k.watch(c)
 		return

@@ -7,6 +7,7 @@ import (
 	"debug/elf"
 	"encoding/hex"
 	"os"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -34,14 +35,14 @@ func BuildID() string {
 
 // CloseInherited closes what the keeper's starter left open, but the standard
 // streams and keep: the keeper lives long, and so would a lock or a socket.
-func CloseInherited(keep int) {
+func CloseInherited(keep ...int) {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd <= 2 || fd == keep {
+		if err != nil || fd <= 2 || slices.Contains(keep, fd) {
 			continue
 		}
 		// Go opens everything close-on-exec, so what is not was inherited.
@@ -49,7 +50,9 @@ func CloseInherited(keep int) {
 			_ = unix.Close(fd)
 		}
 	}
-	if keep > 2 {
-		unix.CloseOnExec(keep)
+	for _, fd := range keep {
+		if fd > 2 {
+			unix.CloseOnExec(fd)
+		}
 	}
 }

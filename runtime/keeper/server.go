@@ -126,6 +126,8 @@ func (k *Keeper) answer(method string, c *call) error {
 	switch method {
 	case wire.Exits:
 		return k.streamExits(c)
+	case wire.Hold:
+		return k.streamHeld(c)
 	case wire.ContainerExec:
 		return k.serveExec(c)
 	case wire.ContainerAttach:

@@ -24,7 +24,8 @@ type stdio struct {
 	log     *logFile
 	clients fanout
 	scratch *pipePool
-	pumps   []*pump
+	pumps   []*pump // complete before the container is parked
+	changed func()  // called when the input has ended: who holds it must let it go
 
 	mu     sync.Mutex
 	stdin  *os.File // the writing end of the input; nil without one
@@ -33,8 +34,8 @@ type stdio struct {
 
 const drainPatience = 500 * time.Millisecond
 
-func newStdio(dir string, log *logFile, scratch *pipePool) *stdio {
-	return &stdio{dir: dir, log: log, scratch: scratch}
+func newStdio(dir string, log *logFile, scratch *pipePool, changed func()) *stdio {
+	return &stdio{dir: dir, log: log, scratch: scratch, changed: changed}
 }
 
 // pipes makes the FIFOs and gives the container's ends to process. The ends
@@ -158,14 +159,8 @@ func (s *stdio) input() (*os.File, error) {
 }
 
 func duplicate(f *os.File) (*os.File, error) {
-	raw, err := f.SyscallConn()
+	fd, err := duplicateFD(f)
 	if err != nil {
-		return nil, err
-	}
-	fd := -1
-	var dupErr error
-	err = raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	if err = errors.Join(err, dupErr); err != nil {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
@@ -174,11 +169,15 @@ func duplicate(f *os.File) (*os.File, error) {
 // closeStdin is the end of the input for the container.
 func (s *stdio) closeStdin() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stdin != nil {
+	had := s.stdin != nil
+	if had {
 		_ = s.stdin.Close()
 		s.stdin = nil
 		_ = os.Remove(s.path("stdin"))
+	}
+	s.mu.Unlock()
+	if had {
+		s.changed()
 	}
 }
 

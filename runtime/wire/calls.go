@@ -21,6 +21,7 @@ const (
 	ContainerResize = "container.resize" // Resize → none
 	LogReopen       = "log.reopen"       // ID → none
 	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
+	Hold            = "hold"             // none → a Held with files for each container, one without an id, and one for each change
 	// CloseInput is said on the connection of an attach: the input has ended.
 	CloseInput = "close-input"
 	// EndExec and KillExec are said on the connection of an exec whose client
@@ -75,4 +76,21 @@ type ExecExit struct {
 type Attached struct {
 	Terminal  bool `json:"terminal,omitempty"`
 	StdinOnce bool `json:"stdinOnce,omitempty"`
+}
+
+// The names of the files that a Held is about.
+const (
+	HeldStdin    = "stdin"
+	HeldStdout   = "stdout"
+	HeldStderr   = "stderr"
+	HeldTerminal = "terminal" // the master
+	HeldProcess  = "process"  // a pidfd of the container's init
+)
+
+// Held names the files beside the message: all that somebody should hold for a
+// container, so that they outlive the keeper. None: the container has ended. An
+// empty ID says that all containers have been told.
+type Held struct {
+	ID    string   `json:"id,omitempty"`
+	Names []string `json:"names,omitempty"`
 }

@@ -41,6 +41,15 @@ type Conn struct {
 
 // Send writes v and passes the files along; the caller still owns them.
 func (c Conn) Send(v any, files ...*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	return c.SendFDs(v, fds)
+}
+
+// SendFDs is Send for descriptors that no os.File stands for.
+func (c Conn) SendFDs(v any, fds []int) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode message: %w", err)
@@ -50,20 +59,16 @@ func (c Conn) Send(v any, files ...*os.File) error {
 	}
 	message := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(body)), uint32(len(body)))
 	message = append(message, body...)
-	if len(files) > 0 {
-		return c.sendWithFiles(message, files)
+	if len(fds) > 0 {
+		return c.sendWithFiles(message, fds)
 	}
 	_, err = c.Write(message)
 	return err
 }
 
-func (c Conn) sendWithFiles(message []byte, files []*os.File) error {
-	if len(files) > maxFiles {
-		return fmt.Errorf("%d files in one message, %d is the most", len(files), maxFiles)
-	}
-	fds := make([]int, len(files))
-	for i, f := range files {
-		fds[i] = int(f.Fd())
+func (c Conn) sendWithFiles(message []byte, fds []int) error {
+	if len(fds) > maxFiles {
+		return fmt.Errorf("%d files in one message, %d is the most", len(fds), maxFiles)
 	}
 	n, _, err := c.WriteMsgUnix(message, unix.UnixRights(fds...), nil)
 	if err == nil && n < len(message) {
@@ -74,6 +79,16 @@ func (c Conn) sendWithFiles(message []byte, files []*os.File) error {
 
 // Receive reads the next message into v. The files are the caller's to close; io.EOF says that the peer is gone.
 func (c Conn) Receive(v any) (files []*os.File, err error) {
+	fds, err := c.ReceiveFDs(v)
+	for _, fd := range fds {
+		files = append(files, os.NewFile(uintptr(fd), "passed"))
+	}
+	return files, err
+}
+
+// ReceiveFDs is Receive for descriptors that are only to be kept: an os.File
+// would wake this process up whenever something happens to them.
+func (c Conn) ReceiveFDs(v any) (fds []int, err error) {
 	head := make([]byte, 4)
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
 	n, oobn, flags, _, err := c.ReadMsgUnix(head, oob)
@@ -82,37 +97,37 @@ func (c Conn) Receive(v any) (files []*os.File, err error) {
 	}
 	defer func() {
 		if err != nil {
-			CloseAll(files)
-			files = nil
+			CloseFDs(fds)
+			fds = nil
 		}
 	}()
-	if files, err = filesOf(oob[:oobn]); err != nil {
-		return files, err
+	if fds, err = fdsOf(oob[:oobn]); err != nil {
+		return fds, err
 	}
 	if flags&unix.MSG_CTRUNC != 0 {
-		return files, errors.New("too many files in one message")
+		return fds, errors.New("too many files in one message")
 	}
 	if n == 0 {
-		return files, io.EOF
+		return fds, io.EOF
 	}
 	if _, err = io.ReadFull(c, head[n:]); err != nil {
-		return files, err
+		return fds, err
 	}
 	size := binary.BigEndian.Uint32(head)
 	if size > MaxMessage {
-		return files, fmt.Errorf("message of %d bytes is longer than %d", size, MaxMessage)
+		return fds, fmt.Errorf("message of %d bytes is longer than %d", size, MaxMessage)
 	}
 	body := make([]byte, size)
 	if _, err = io.ReadFull(c, body); err != nil {
-		return files, err
+		return fds, err
 	}
 	if err = json.Unmarshal(body, v); err != nil {
-		return files, fmt.Errorf("decode message: %w", err)
+		return fds, fmt.Errorf("decode message: %w", err)
 	}
-	return files, nil
+	return fds, nil
 }
 
-func filesOf(oob []byte) ([]*os.File, error) {
+func fdsOf(oob []byte) ([]int, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -120,17 +135,22 @@ func filesOf(oob []byte) ([]*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read control message: %w", err)
 	}
-	var files []*os.File
+	var all []int
 	for i := range messages {
 		fds, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			continue
 		}
-		for _, fd := range fds {
-			files = append(files, os.NewFile(uintptr(fd), "passed"))
-		}
+		all = append(all, fds...)
 	}
-	return files, nil
+	return all, nil
+}
+
+// CloseFDs closes descriptors that nobody needs any more.
+func CloseFDs(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
+	}
 }
 
 // CloseAll closes files that nobody needs any more.
