@@ -43,9 +43,9 @@ func objectSections() []section {
 		{corev1.Service{}, "Service", "metadata spec status", ""},
 		{
 			corev1.ServiceSpec{},
-			"Service.spec", "type=ClusterIP|NodePort selector ports clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
+			"Service.spec", "type=ClusterIP|NodePort|ExternalName selector ports externalName clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
 				"sessionAffinity=None internalTrafficPolicy=Cluster externalTrafficPolicy=Cluster",
-			"clusterIP None makes a headless Service: endpoints, no address",
+			"clusterIP None makes a headless Service: its name leads to its endpoints; type ExternalName is another name for externalName. Both are for DNS alone",
 		},
 		{corev1.ServicePort{}, "Service.spec.ports[]", "name protocol=TCP|UDP|SCTP appProtocol port targetPort nodePort", ""},
 		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
@@ -66,9 +66,9 @@ func podSections() []section {
 		{
 			corev1.PodSpec{},
 			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
-				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname hostAliases " +
+				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname subdomain hostAliases " +
 				"automountServiceAccountToken=false enableServiceLinks=false schedulerName=default-scheduler hostUsers=true",
-			"dnsPolicy: all but None give the host's resolver for now",
+			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins",
 		},
 		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
 		{corev1.Sysctl{}, "Pod.spec.securityContext.sysctls[]", "name value", "only those that a namespace has of its own"},

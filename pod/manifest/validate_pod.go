@@ -29,6 +29,9 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	if s.Hostname != "" {
 		c.all(at+".hostname", s.Hostname, validation.IsDNS1123Label(s.Hostname))
 	}
+	if s.Subdomain != "" {
+		c.all(at+".subdomain", s.Subdomain, validation.IsDNS1123Label(s.Subdomain))
+	}
 	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
 		c.fail(at+".shareProcessNamespace", "is not possible together with hostPID")
 	}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -11,7 +12,18 @@ import (
 
 func (c *checker) service(s *corev1.ServiceSpec) {
 	headless := s.ClusterIP == corev1.ClusterIPNone
-	if len(s.Ports) == 0 && !headless {
+	external := s.Type == corev1.ServiceTypeExternalName
+	switch {
+	case !external && s.ExternalName != "":
+		c.fail("spec.externalName", "is only possible with type: ExternalName")
+	case external && s.ClusterIP != "":
+		c.fail("spec.clusterIP", "is not possible with type ExternalName")
+	case external && s.ExternalName == "":
+		c.fail("spec.externalName", "is required with type ExternalName")
+	case external:
+		c.all("spec.externalName", s.ExternalName, validation.IsDNS1123Subdomain(strings.TrimSuffix(s.ExternalName, ".")))
+	}
+	if len(s.Ports) == 0 && !headless && !external {
 		c.fail("spec.ports", "is required: at least one port")
 	}
 	if headless && s.Type == corev1.ServiceTypeNodePort {
