@@ -176,7 +176,8 @@ func (p *program) argumentsFor(ctx *cli.Context, command string, before []string
 		if len(before) == 0 {
 			return p.objectNames(ctx, "Pod")
 		}
-	case "pausa run", "pausa images rm", "pausa images list":
+	case "pausa run", "pausa images rm", "pausa images list", "pausa images inspect", "pausa images tag",
+		"pausa images export", "pausa images push", "pausa images mount", "pausa images unmount":
 		return p.imageRefs(ctx)
 	case "pausa completion":
 		return []string{"bash", "fish", "zsh"}

@@ -68,7 +68,7 @@ func startFake(t *testing.T) *fakeDaemon {
 		t.Fatal(err)
 	}
 	s := grpc.NewServer()
-	pausav1.RegisterPausaServer(s, f)
+	pausav1.RegisterPausaServer(s, fakePausa{f})
 	criv1.RegisterImageServiceServer(s, f)
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(s.Stop)

@@ -13,12 +13,17 @@ func (p *program) imagesCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "images",
 		Aliases: []string{"image"},
-		Usage:   "Import, list, pull and remove images",
+		Usage:   "Pull, push, import, export, list and remove images",
 		Description: "Examples:\n" +
 			"  pausa images import busybox.tar\n" +
+			"  pausa images pull busybox\n" +
 			"  pausa images list\n" +
 			"  pausa images rm localhost/busybox:latest",
-		Subcommands: []*cli.Command{p.imagesListCommand(), p.imagesImportCommand(), p.imagesPullCommand(), p.imagesRmCommand()},
+		Subcommands: []*cli.Command{
+			p.imagesListCommand(), p.imagesInspectCommand(), p.imagesPullCommand(), p.imagesPushCommand(),
+			p.imagesImportCommand(), p.imagesExportCommand(), p.imagesTagCommand(), p.imagesRmCommand(),
+			p.imagesPruneCommand(), p.imagesGCCommand(), p.imagesExplainCommand(), p.imagesMountCommand(), p.imagesUnmountCommand(),
+		},
 	}
 }
 
@@ -178,26 +183,6 @@ func sizeText(n uint64) string {
 		return fmt.Sprintf("%.0f%s", value, name)
 	}
 	return fmt.Sprintf("%.3g%s", value, name)
-}
-
-func (p *program) imagesPullCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "pull",
-		Usage:     "Bring images from their registry",
-		ArgsUsage: "REF...",
-		Description: "Registries are configured by hosts.toml files, see 'pausa config'.\n\n" +
-			"Examples:\n" +
-			"  pausa images pull registry.example.com/web:1.2",
-		Action: func(ctx *cli.Context) error {
-			return p.eachImage(ctx, func(c *client, ref string) error {
-				answer, err := c.images.PullImage(ctx.Context, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: ref}})
-				if err == nil {
-					fmt.Fprintln(p.out, answer.GetImageRef())
-				}
-				return err
-			})
-		},
-	}
 }
 
 func (p *program) imagesRmCommand() *cli.Command {

@@ -203,7 +203,7 @@ func TestCompletion(t *testing.T) {
 	for line, want := range map[string]string{
 		"":                     "apply attach completion config delete describe exec get help images info logs run serve version wait",
 		"de":                   "delete describe",
-		"images ":              "import list pull rm",
+		"images ":              "explain export gc import inspect list mount prune pull push rm tag unmount",
 		"get p":                "pods",
 		"get pods ":            "hello",
 		"get deploy f":         "front",
