@@ -6,9 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/cri"
 	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/pod"
@@ -97,6 +100,16 @@ func parseSelector(text string) (labels.Selector, error) {
 		return nil, fmt.Errorf("%w: label selector %q: %w", pod.ErrInvalid, text, err)
 	}
 	return selector, nil
+}
+
+// imageOptions are the settings of the image store.
+func imageOptions(c *config.Config, log *slog.Logger) images.Options {
+	return images.Options{
+		Root: filepath.Join(c.State, "images"), Run: filepath.Join(c.Run, "images"), RegistryConfig: c.RegistryConfig, Log: log,
+		Pinned: c.Images.Pinned, DigestOnly: c.Images.DigestOnly, VerifierDir: c.Images.VerifierDir,
+		MaxConcurrentPulls: c.Images.MaxConcurrentPulls, PullProgressTimeout: c.Images.PullProgressTimeout,
+		GC: images.GC{HighPercent: c.Images.GCHighPercent, LowPercent: c.Images.GCLowPercent, MinAge: c.Images.GCMinAge},
+	}
 }
 
 // pullFor gives the socket the store's pull.

@@ -108,7 +108,7 @@ func TestImages(t *testing.T) {
 	f.run(t, "images", "list", "-o", "name").want(t, 0, "localhost/busybox:latest\n", "")
 	f.run(t, "images", "list", "-o", "json").want(t, 0, `"repoTags": [`, "")
 	f.run(t, "images", "list", "nope").want(t, 1, "", `error: image "nope" not found`)
-	f.run(t, "images", "pull", "localhost/x").want(t, 0, "sha256:2\n", "")
+	f.run(t, "images", "pull", "localhost/x", "--progress", "none").want(t, 0, "sha256:2\n", "")
 	f.run(t, "images", "pull", "nowhere/x").want(t, 1, "", "error: image is not in the registry")
 	f.run(t, "images", "rm", "0123456789ab").want(t, 0, "image \"0123456789ab\" removed\n", "")
 	f.run(t, "images", "rm", "0123456789ab").want(t, 1, "", "not found")

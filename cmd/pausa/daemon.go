@@ -53,9 +53,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(keeper.Close)
-	store, err := images.Open(ctx, images.Options{
-		Root: filepath.Join(c.State, "images"), Run: filepath.Join(c.Run, "images"), RegistryConfig: c.RegistryConfig, Log: log,
-	})
+	store, err := images.Open(ctx, imageOptions(c, log))
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ func (l *lines) end(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.began.IsZero() {
-		l.began = l.now()
+		return // nothing was to be done
 	}
 	if err == nil {
 		for _, b := range l.blobs {

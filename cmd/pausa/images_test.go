@@ -97,7 +97,7 @@ func (f fakePausa) UnmountImage(context.Context, *pausav1.ImageRequest) (*pausav
 
 func TestImagesPull(t *testing.T) {
 	f := startFake(t)
-	f.run(t, "images", "pull", "x", "--platform", "/arm").want(t, 0, "sha256:2/arm\n", "1 of 1 blobs, 2.00MB of 2.00MB, ")
+	f.run(t, "images", "pull", "x", "--platform", "/arm").want(t, 0, "sha256:2/arm\n", "1 of 1 blobs, 2MB of 2MB, ")
 	f.run(t, "images", "pull", "x", "--progress", "none").want(t, 0, "sha256:2\n", "")
 	r := f.run(t, "images", "pull", "x", "--progress", "json")
 	var last totals
@@ -108,12 +108,12 @@ func TestImagesPull(t *testing.T) {
 	r.want(t, 0, "sha256:2\n", "aaaabbbbcccc")
 	f.run(t, "images", "pull", "nowhere/x", "--progress", "bars").want(t, 1, "", "image is not in the registry")
 	f.run(t, "images", "pull", "x", "--progress", "loud").want(t, 2, "", `unknown progress "loud"`)
-	f.run(t, "images", "pull", "private/x", "--creds", "me:secret").want(t, 0, "sha256:2\n", "")
+	f.run(t, "images", "pull", "private/x", "--progress", "none", "--creds", "me:secret").want(t, 0, "sha256:2\n", "")
 	f.run(t, "images", "pull", "private/x", "--creds", "me:wrong").want(t, 1, "", "refuses access")
 	f.run(t, "images", "pull", "private/x", "--creds", "me").want(t, 1, "", "write --creds USER:PASSWORD")
 	f.run(t, "images", "pull", "private/x", "--creds", ":x").want(t, 1, "", "needs a user and a password")
 	file := write(t, "auth.json", `{"auths":{"https://index.docker.io/v1/":{"auth":"c2VjcmV0"},"host:5000":{"auth":"eA=="}}}`)
-	f.run(t, "images", "pull", "private/x", "--authfile", file).want(t, 0, "sha256:2\n", "")
+	f.run(t, "images", "pull", "private/x", "--progress", "none", "--authfile", file).want(t, 0, "sha256:2\n", "")
 	f.run(t, "images", "pull", "other:1/private", "--authfile", file).want(t, 1, "", "has no credential for other:1")
 	f.run(t, "images", "pull", "x", "--authfile", file, "--creds", "a:b").want(t, 2, "", "exclude each other")
 	f.run(t, "images", "pull", "x", "--authfile", write(t, "bad.json", "{")).want(t, 1, "", "is no docker configuration")
@@ -131,9 +131,9 @@ func TestPlainProgressIsALineASecond(t *testing.T) {
 		l.step(&pausav1.ImageProgress{Digest: "sha256:0123456789abcdef", Bytes: step.bytes, Total: 1_000_000, Done: i > 4})
 	}
 	l.end(errors.New("cable pulled"))
-	want := "0 of 1 blobs, 500kB of 1.00MB, 500kB/s; 0123456789ab 500kB\n" +
-		"0 of 1 blobs, 900kB of 1.00MB, 400kB/s; 0123456789ab 900kB\n" +
-		"0 of 1 blobs, 900kB of 1.00MB, 450kB/s; 0123456789ab 900kB\n"
+	want := "0 of 1 blobs, 500kB of 1MB, 500kB/s; 0123456789ab 500kB\n" +
+		"0 of 1 blobs, 900kB of 1MB, 400kB/s; 0123456789ab 900kB\n" +
+		"0 of 1 blobs, 900kB of 1MB, 450kB/s; 0123456789ab 900kB\n"
 	if out.String() != want {
 		t.Errorf("got\n%swant\n%s", out.String(), want)
 	}
@@ -168,7 +168,7 @@ func TestImagesReports(t *testing.T) {
 	f.run(t, "images", "inspect", "a", "-o", "yaml").want(t, 0, "id: a", "")
 	f.run(t, "images", "explain", "a").want(t, 0, "2 *   http://own/v2      none         200 OK, sha256:d", "")
 	f.run(t, "images", "explain", "a", "-o", "json").want(t, 0, `"used": true`, "")
-	f.run(t, "images", "prune").want(t, 0, "sha256:1 a:1 b:1\n", "1 images with 1.50kB of blobs removed")
+	f.run(t, "images", "prune").want(t, 0, "sha256:1 a:1 b:1\n", "1.5kB of blobs removed")
 	f.run(t, "images", "prune", "--all", "--dry-run").want(t, 1, "", "image is in use")
 	f.run(t, "images", "gc", "--dry-run").want(t, 0, "\n4608 bytes, of which 512 are orphans\n", "")
 	f.run(t, "images", "gc", "--dry-run", "--orphans").want(t, 0, "stranger   unknown   512     <orphan>\n", "")

@@ -28,6 +28,7 @@ type Config struct {
 	LogFormat string // "text", "json"
 
 	RegistryConfig string
+	Images         ImagePolicy
 
 	PodCIDRs     []netip.Prefix // at most one per family
 	Bridge       string

@@ -57,7 +57,7 @@ func (s setting) toml(value string) string {
 
 // settings are all keys, in the order of the default file.
 func settings() []setting {
-	return slices.Concat(placeSettings(), networkSettings(), dnsSettings(), hostSettings())
+	return slices.Concat(placeSettings(), imageSettings(), networkSettings(), dnsSettings(), hostSettings())
 }
 
 func placeSettings() []setting {
