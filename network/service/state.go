@@ -331,12 +331,19 @@ func (s *state) settle(c *change) {
 		func(b balancer) { c.oldChains = append(c.oldChains, b) })
 }
 
-// tx is the change as a transaction.
-func (c *change) tx() *nft.Tx {
-	tx := nft.NewTx()
+// chains makes the chains that the change needs. It is a transaction of its own,
+// before the others: a packet that has begun its way through the old rules may
+// find a new element, and would see a chain of the same transaction still empty.
+func (c *change) chains(tx *nft.Tx) *nft.Tx {
 	for _, b := range c.newChains {
 		tx.SetRules(nft.Chain{Name: b.name()}, b.rules()...)
 	}
+	return tx
+}
+
+// tx is the change of elements as a transaction, and the end of chains that they leave.
+func (c *change) tx() *nft.Tx {
+	tx := nft.NewTx()
 	for _, f := range families() {
 		for _, set := range f.all() {
 			tx.DeleteElements(set, c.del[set.Name]...)

@@ -119,8 +119,8 @@ func (t *Table) static(tx *nft.Tx) {
 }
 
 // Sync makes the kernel hold exactly the desired Services. It works out the
-// difference to what was written last and commits that as one transaction, so
-// its cost grows with the change. With an error every Service that is not named
+// difference to what was written last and commits that as one transaction, after
+// one that makes new chains if there are any, so its cost grows with the change. With an error every Service that is not named
 // in it has been brought about; the next Sync tries the others again.
 func (t *Table) Sync(ctx context.Context, desired []Service) error {
 	t.mu.Lock()
@@ -133,7 +133,7 @@ func (t *Table) Sync(ctx context.Context, desired []Service) error {
 	}
 	c, invalid := t.plan(desired)
 	if !c.empty() {
-		if err := t.rules.Commit(c.tx()); err != nil {
+		if err := t.commit(c.chains(nft.NewTx()), c.tx()); err != nil {
 			// Somebody else changed the table: what was known is worth nothing.
 			t.opts.Log.Warn("rewriting all services", "cause", err)
 			t.note(c)
@@ -241,14 +241,14 @@ func (t *Table) replace(c *change) error {
 	if err != nil {
 		return err
 	}
-	tx := nft.NewTx()
+	first, tx := nft.NewTx(), nft.NewTx()
 	for _, f := range families() {
 		for _, s := range f.all() {
-			tx.AddSet(s)
+			first.AddSet(s)
 			tx.FlushSet(s)
 		}
 	}
-	t.static(tx)
+	t.static(first)
 	wanted := map[string]bool{}
 	for _, b := range c.newChains {
 		wanted[b.name()] = true
@@ -259,7 +259,20 @@ func (t *Table) replace(c *change) error {
 		}
 	}
 	tx.Append(c.tx())
-	return t.rules.Commit(tx)
+	return t.commit(c.chains(first), tx)
+}
+
+// commit does one transaction after the other; an empty one costs nothing.
+func (t *Table) commit(all ...*nft.Tx) error {
+	for _, tx := range all {
+		if tx.Empty() {
+			continue
+		}
+		if err := t.rules.Commit(tx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // after does what follows a transaction: connections to endpoints that are gone
