@@ -2,9 +2,11 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
@@ -93,7 +95,13 @@ type Set struct {
 	Key      []Type
 	Data     []Type
 	Verdicts bool
+	// Timeout, if not 0, is how long an element stays that Update has put in; such
+	// a set is filled by rules.
+	Timeout time.Duration
 }
+
+// dynamicSize bounds a set that rules fill.
+const dynamicSize = 65535
 
 // IsMap tells whether elements carry data or a verdict.
 func (s Set) IsMap() bool { return s.Verdicts || len(s.Data) > 0 }
@@ -117,6 +125,9 @@ func (s Set) lib() *nftables.Set {
 		Concatenation: len(s.Key) > 1,
 		KeyType:       concat(s.Key),
 	}
+	if s.Timeout > 0 {
+		out.Dynamic, out.HasTimeout, out.Timeout, out.Size = true, true, s.Timeout, dynamicSize
+	}
 	if s.Verdicts {
 		out.DataType = nftables.TypeVerdict
 	} else if len(s.Data) > 0 {
@@ -134,7 +145,11 @@ func (s Set) String() string {
 	case len(s.Data) > 0:
 		kind, data = "map", " : "+concat(s.Data).Name
 	}
-	return kind + " " + s.Name + " { type " + concat(s.Key).Name + data + "; }"
+	more := ""
+	if s.Timeout > 0 {
+		more = fmt.Sprintf(" size %d; flags dynamic,timeout; timeout %s;", dynamicSize, s.Timeout)
+	}
+	return kind + " " + s.Name + " { type " + concat(s.Key).Name + data + ";" + more + " }"
 }
 
 // Element is one element. Key and Data are made by Value: fields padded to

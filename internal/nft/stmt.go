@@ -111,6 +111,13 @@ func inSet(s Set, fields []Field, invert bool) Stmt {
 		&expr.Lookup{SourceRegister: firstReg, SetName: s.Name, Invert: invert})}
 }
 
+// Update puts a field into a set with a timeout, or begins its time anew:
+// "update @x { ip saddr }".
+func Update(s Set, f Field) Stmt {
+	return Stmt{text: "update @" + s.Name + " { " + f.text + " }", sets: []string{s.Name}, exprs: append(f.load(firstReg),
+		&expr.Dynset{SrcRegKey: firstReg, SetName: s.Name, Operation: unix.NFT_DYNSET_OP_UPDATE})}
+}
+
 // VMap takes the verdict that the map holds for the fields: "ip daddr vmap @x".
 func VMap(s Set, fields ...Field) Stmt {
 	text, exprs := loadAll(fields)

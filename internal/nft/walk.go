@@ -223,6 +223,13 @@ func (w *walker) act(e expr.Any) (v Verdict, ok bool, err error) {
 		if Family(e.Family) != w.family {
 			return v, false, fmt.Errorf("dnat %s of an %s packet", Family(e.Family), w.family)
 		}
+	case *expr.Dynset:
+		s := w.table.sets[e.SetName]
+		if s == nil {
+			return v, false, fmt.Errorf("set %s does not exist", e.SetName)
+		}
+		k := slices.Clone(w.reg(e.SrcRegKey, size(s.Key)))
+		s.elems[string(k)] = Element{Key: k}
 	case *expr.Masq:
 		w.fate.Masquerade = true
 	case *expr.Reject:

@@ -51,6 +51,7 @@ type frontend struct {
 	owner     string           // "namespace/name"
 	cluster   bool             // the address is a cluster IP
 	endpoints []netip.AddrPort // by slot
+	sticky    sticky           // timeout 0: no affinity
 }
 
 func (f *frontend) balancer() balancer {
@@ -61,6 +62,9 @@ func (f *frontend) balancer() balancer {
 func (f *frontend) verdict() nft.Verdict {
 	if len(f.endpoints) == 0 {
 		return nft.Verdict{Kind: nft.VerdictGoto, Chain: chainReject}
+	}
+	if f.sticky.timeout > 0 {
+		return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.stickyName()}
 	}
 	return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.balancer().name()}
 }
@@ -122,11 +126,12 @@ func renderPort(s Service, p Port) ([]frontend, error) {
 	}
 	var out []frontend
 	used := map[nft.Family]bool{}
+	stick := sticky{s.id(), p.Port, proto, s.Affinity}
 	add := func(a netip.Addr, cluster bool) {
 		a = a.Unmap()
 		f := nft.FamilyOf(a)
 		used[f] = used[f] || cluster
-		out = append(out, frontend{key{f, a, proto, p.Port}, s.id(), cluster, endpoints[f]})
+		out = append(out, frontend{key{f, a, proto, p.Port}, s.id(), cluster, endpoints[f], stick})
 	}
 	for _, a := range s.ClusterIPs {
 		add(a, true)
@@ -136,7 +141,7 @@ func renderPort(s Service, p Port) ([]frontend, error) {
 	}
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
 		if p.NodePort != 0 && used[f] {
-			out = append(out, frontend{key{family: f, proto: proto, port: p.NodePort}, s.id(), false, endpoints[f]})
+			out = append(out, frontend{key{family: f, proto: proto, port: p.NodePort}, s.id(), false, endpoints[f], stick})
 		}
 	}
 	return out, checkAddresses(out)
@@ -202,7 +207,7 @@ func assign(old, want []netip.AddrPort) []netip.AddrPort {
 
 // same tells whether two Services lead to the same rules.
 func (s Service) same(o Service) bool {
-	return s.Namespace == o.Namespace && s.Name == o.Name &&
+	return s.Namespace == o.Namespace && s.Name == o.Name && s.Affinity == o.Affinity &&
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) && slices.Equal(s.ExternalIPs, o.ExternalIPs) &&
 		slices.EqualFunc(s.Ports, o.Ports, Port.same)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -426,4 +427,53 @@ func TestEndpointOnTheHost(t *testing.T) {
 			}
 		}
 	}
+}
+
+// echo serves TCP on a port of the place with what it gets; the function sends a
+// word and wants it back.
+func (p *place) echo(port int) func(c net.Conn, word string) {
+	p.t.Helper()
+	p.in(func() {
+		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			p.t.Error(err)
+			return
+		}
+		p.t.Cleanup(func() { _ = ln.Close() })
+		go func() {
+			for {
+				c, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+			}
+		}()
+	})
+	return func(c net.Conn, word string) {
+		p.t.Helper()
+		_, err := c.Write([]byte(word))
+		got := make([]byte, len(word))
+		if err == nil {
+			_, err = io.ReadFull(c, got)
+		}
+		if err != nil || string(got) != word {
+			p.t.Errorf("sent %q, got %q, %v", word, got, err)
+		}
+	}
+}
+
+// dial opens a lasting TCP connection from the place.
+func (p *place) dial(to string) (c net.Conn) {
+	p.t.Helper()
+	var err error
+	p.in(func() { c, err = net.DialTimeout("tcp", to, 5*time.Second) })
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = c.Close() })
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		p.t.Fatal(err)
+	}
+	return c
 }

@@ -18,7 +18,10 @@
 // net.bridge.bridge-nf-call-iptables is 0, and pods send all by the host.
 package service
 
-import "net/netip"
+import (
+	"net/netip"
+	"time"
+)
 
 // Service is one Service with its resolved endpoints.
 type Service struct {
@@ -26,6 +29,9 @@ type Service struct {
 	ClusterIPs      []netip.Addr // none: headless, nothing to do
 	ExternalIPs     []netip.Addr
 	Ports           []Port
+	// Affinity, if not 0, leads a client to the endpoint that it had last, until
+	// it has not connected for so long.
+	Affinity time.Duration
 }
 
 // Port is one port of a Service and where it leads.

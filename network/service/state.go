@@ -20,6 +20,9 @@ type state struct {
 	balancers  counted[balancer]
 	clusterIPs counted[netip.Addr]
 	hairpin    counted[netip.Addr]
+	clients    counted[client]
+	stickies   counted[string]
+	stickyOf   map[string][]client // by name of a chain in use
 }
 
 type serviceID struct{ namespace, name string }
@@ -44,6 +47,7 @@ func newState() *state {
 		sets:     map[nft.Family]familySets{nft.IPv4: setsOf(nft.IPv4), nft.IPv6: setsOf(nft.IPv6)},
 		services: map[serviceID]*record{}, frontends: map[key]*frontend{},
 		balancers: newCounted[balancer](), clusterIPs: newCounted[netip.Addr](), hairpin: newCounted[netip.Addr](),
+		clients: newCounted[client](), stickies: newCounted[string](), stickyOf: map[string][]client{},
 	}
 }
 
@@ -87,6 +91,10 @@ type change struct {
 	del, add map[string][]nft.Element // by name of the set
 	// newChains must exist before elements lead there, oldChains go after.
 	newChains, oldChains []balancer
+	// The same for session affinity; stickies by name.
+	newClients, oldClients []client
+	newStickies            map[string][]client
+	oldStickies            []string
 	// keys are the frontends touched; stale those whose connections may lead to
 	// an endpoint that is gone.
 	keys  []key
@@ -94,11 +102,12 @@ type change struct {
 }
 
 func newChange() *change {
-	return &change{del: map[string][]nft.Element{}, add: map[string][]nft.Element{}}
+	return &change{del: map[string][]nft.Element{}, add: map[string][]nft.Element{}, newStickies: map[string][]client{}}
 }
 
 func (c *change) empty() bool {
-	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains) == 0
+	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains)+
+		len(c.newClients)+len(c.oldClients)+len(c.newStickies)+len(c.oldStickies) == 0
 }
 
 // plan changes the state to the desired one and says what that means for the
@@ -256,7 +265,16 @@ func (s familySets) slotsOf(k key) string {
 
 // count notes the users that a frontend is for chain and address.
 func (s *state) count(f *frontend, by int) {
-	if len(f.endpoints) > 0 {
+	switch {
+	case len(f.endpoints) == 0:
+	case f.sticky.timeout > 0:
+		clients := f.clients()
+		for _, c := range clients {
+			s.clients.change(c, by)
+		}
+		s.stickyOf[f.stickyName()] = clients
+		s.stickies.change(f.stickyName(), by)
+	default:
 		s.balancers.change(f.balancer(), by)
 	}
 	if f.cluster {
@@ -329,6 +347,17 @@ func (s *state) settle(c *change) {
 	s.balancers.settle(
 		func(b balancer) { c.newChains = append(c.newChains, b) },
 		func(b balancer) { c.oldChains = append(c.oldChains, b) })
+	s.clients.settle(
+		func(cl client) { c.newClients = append(c.newClients, cl) },
+		func(cl client) { c.oldClients = append(c.oldClients, cl) })
+	s.stickies.settle(
+		func(name string) { c.newStickies[name] = s.stickyOf[name] },
+		func(name string) { c.oldStickies = append(c.oldStickies, name) })
+	for name := range s.stickyOf {
+		if s.stickies.users[name] == 0 {
+			delete(s.stickyOf, name)
+		}
+	}
 }
 
 // chains makes the chains that the change needs. It is a transaction of its own,
@@ -344,6 +373,7 @@ func (c *change) chains(tx *nft.Tx) *nft.Tx {
 // tx is the change of elements as a transaction, and the end of chains that they leave.
 func (c *change) tx() *nft.Tx {
 	tx := nft.NewTx()
+	c.addSticky(tx)
 	for _, f := range families() {
 		for _, set := range f.all() {
 			tx.DeleteElements(set, c.del[set.Name]...)
@@ -353,5 +383,6 @@ func (c *change) tx() *nft.Tx {
 	for _, b := range c.oldChains {
 		tx.DeleteChain(b.name())
 	}
+	c.deleteSticky(tx)
 	return tx
 }

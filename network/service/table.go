@@ -258,6 +258,11 @@ func (t *Table) replace(c *change) error {
 			tx.DeleteChain(name)
 		}
 	}
+	sets, err := t.rules.Sets()
+	if err != nil {
+		return err
+	}
+	c.replaceSticky(tx, chains, sets)
 	tx.Append(c.tx())
 	return t.commit(c.chains(first), tx)
 }
