@@ -24,12 +24,13 @@ type ClusterDNS struct {
 	Reachable func() bool
 }
 
-// The built-in Service of the DNS server. A Service of this name that is declared
-// takes its place, and its address.
+// The built-in Service of the DNS server. One of the same name may be declared:
+// then the name is that one's, and the server keeps its address.
 const (
 	dnsNamespace = "kube-system"
 	dnsName      = "kube-dns"
-	dnsKey       = dnsNamespace + "/" + dnsName
+	dnsTitle     = dnsName + ", the built-in one" // no name that can be declared
+	dnsKey       = dnsNamespace + "/" + dnsTitle
 )
 
 // reserveDNS keeps the built-in Service's addresses from others.
@@ -44,16 +45,13 @@ func (e *Engine) reserveDNS() {
 	}
 }
 
-// builtin is the Service of the DNS server, unless another one is declared.
+// builtin is the Service of the DNS server, if there is one.
 func (e *Engine) builtin() (service.Service, bool) {
 	d := e.opts.DNS
 	if d == nil {
 		return service.Service{}, false
 	}
-	if _, declared := e.objects.get(manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName}); declared {
-		return service.Service{}, false
-	}
-	s := service.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: d.Addrs}
+	s := service.Service{Namespace: dnsNamespace, Name: dnsTitle, ClusterIPs: d.Addrs}
 	for _, p := range []service.Port{{Name: "dns", Protocol: "UDP", Port: 53}, {Name: "dns-tcp", Protocol: "TCP", Port: 53}} {
 		for _, l := range d.Listeners {
 			if l.Protocol == p.Protocol {
@@ -80,8 +78,9 @@ func (e *Engine) publish() {
 // records are the names of all Services, with their ready endpoints, and of all pods with addresses.
 func (e *Engine) records() dns.Records {
 	var r dns.Records
-	if s, ok := e.builtin(); ok {
-		one := dns.Service{Namespace: s.Namespace, Name: s.Name, ClusterIPs: s.ClusterIPs}
+	own, declared := e.objects.get(manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName})
+	if s, ok := e.builtin(); ok && (!declared || own.Meta().DeletionTimestamp != nil) {
+		one := dns.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: s.ClusterIPs}
 		for _, p := range s.Ports {
 			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
 		}

@@ -404,13 +404,16 @@ type world struct {
 	pods       *fakePods
 	clock      *fakeClock
 	table      *fakeTable
+	change     func(*Options)
 	e          *Engine
 	stop       func()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t *testing.T) *world { return newWorldWith(t, func(*Options) {}) }
+
+func newWorldWith(t *testing.T, change func(*Options)) *world {
 	clock := newFakeClock()
-	w := &world{t: t, state: t.TempDir(), run: t.TempDir(), clock: clock, pods: newFakePods(clock), table: &fakeTable{watch: make(chan struct{}, 1)}}
+	w := &world{t: t, change: change, state: t.TempDir(), run: t.TempDir(), clock: clock, pods: newFakePods(clock), table: &fakeTable{watch: make(chan struct{}, 1)}}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
@@ -420,10 +423,12 @@ func newWorld(t *testing.T) *world {
 func (w *world) start() {
 	w.t.Helper()
 	alloc := service.NewAllocator([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/24")}, 30000, 32767)
-	e, err := New(Options{
+	opts := Options{
 		StateDir: w.state, RunDir: w.run, Pods: w.pods, Images: fakeImages{}, Services: w.table, Alloc: alloc,
 		NodeName: "node", NodeIPs: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("192.0.2.1")} }, Clock: w.clock,
-	})
+	}
+	w.change(&opts)
+	e, err := New(opts)
 	if err != nil {
 		w.t.Fatal(err)
 	}

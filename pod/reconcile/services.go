@@ -40,13 +40,8 @@ func (e *Engine) syncServices(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		key := o.Namespace() + "/" + o.Name()
-		e.opts.Alloc.Release(key)
+		e.opts.Alloc.Release(o.Namespace() + "/" + o.Name())
 		e.work.add(manifest.Ref{Kind: manifest.KindNamespace, Name: o.Namespace()})
-		if key == dnsKey && e.opts.DNS != nil { // the built-in one is back
-			e.reserveDNS()
-			e.work.add(manifest.Ref{Kind: manifest.KindService})
-		}
 	}
 	return errors.Join(errs...)
 }
