@@ -98,7 +98,7 @@ func TestContainerNamespaces(t *testing.T) {
 		"host network":             {pod.Config{HostNetwork: true, SharePID: true}, &criv1.NamespaceOption{Network: node}, pod.ContainerConfig{}, ""},
 		"the pod's, which is host": {pod.Config{HostNetwork: true, HostIPC: true, SharePID: true}, &criv1.NamespaceOption{}, pod.ContainerConfig{}, ""},
 		"shared without":           {pod.Config{}, &criv1.NamespaceOption{Pid: pod0}, pod.ContainerConfig{}, "namespace_options.pid"},
-		"own in shared":            {pod.Config{SharePID: true}, &criv1.NamespaceOption{Pid: container}, pod.ContainerConfig{}, "namespace_options.pid"},
+		"own in shared":            {pod.Config{SharePID: true}, &criv1.NamespaceOption{Pid: container}, pod.ContainerConfig{OwnPID: true}, ""},
 		"network of the host":      {pod.Config{SharePID: true}, &criv1.NamespaceOption{Network: node}, pod.ContainerConfig{}, "namespace_options.network"},
 		"ipc of its own":           {pod.Config{SharePID: true}, &criv1.NamespaceOption{Ipc: container}, pod.ContainerConfig{}, "namespace_options.ipc"},
 		"no target":                {pod.Config{}, &criv1.NamespaceOption{Pid: target}, pod.ContainerConfig{}, "namespace_options.target_id"},

@@ -130,7 +130,7 @@ func containerPID(cfg *pod.ContainerConfig, o *criv1.NamespaceOption, p pod.Conf
 		}
 	case criv1.NamespaceMode_CONTAINER:
 		if p.SharePID || p.HostPID {
-			return invalid("pid", "CONTAINER, but the containers of this pod share a PID namespace: use CONTAINER for the pod as well")
+			cfg.OwnPID = true
 		}
 	default:
 		return invalid("pid", "%d is unknown", o.Pid)

@@ -114,6 +114,7 @@ type ContainerConfig struct {
 	Security        runtime.Security  `json:"security,omitzero"`
 	Rlimits         []runtime.Rlimit  `json:"rlimits,omitempty"`
 	HostPID         bool              `json:"hostPID,omitempty"`
+	OwnPID          bool              `json:"ownPID,omitempty"`          // a PID namespace of its own in a pod that shares one
 	TargetContainer string            `json:"targetContainer,omitempty"` // joins the PID namespace of this container
 }
 

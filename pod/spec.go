@@ -41,15 +41,23 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if err != nil {
 		return none, err
 	}
+	mounts, err := m.imageVolumes(ctx, c, m.mounts(c))
+	if err != nil {
+		return none, err
+	}
+	devices, err := devicesOf(cfg, podCfg)
+	if err != nil {
+		return none, err
+	}
 	spec, err := runtime.Spec(runtime.ContainerConfig{
 		ID: c.rec.ID, PodID: c.rec.PodID,
 		Pod:    runtime.PodState{ID: c.rec.PodID, Pid: c.pod.pid, Spec: podCfg.spec(c.rec.PodID)},
 		Rootfs: rootfs, ReadonlyRootfs: cfg.ReadonlyRootfs,
 		Args: args, Env: environment(cfg, podCfg, &img.Config.Config), Cwd: workingDir(cfg, &img.Config.Config), Terminal: cfg.Terminal,
 		UID: user.UID, GID: user.GID, AdditionalGIDs: user.AdditionalGIDs,
-		Mounts: m.mounts(c), Devices: cfg.Devices,
+		Mounts: mounts, Devices: devices,
 		CgroupPath: c.rec.CgroupPath, Resources: cfg.Resources, Security: cfg.Security,
-		HostPID: cfg.HostPID || podCfg.HostPID, TargetPID: target,
+		HostPID: cfg.HostPID || podCfg.HostPID, OwnPID: cfg.OwnPID, TargetPID: target,
 		HostNetwork: podCfg.HostNetwork, HostIPC: podCfg.HostIPC,
 		Annotations: cfg.Annotations, Rlimits: cfg.Rlimits,
 	})
@@ -187,6 +195,22 @@ func (m *Manager) mounts(c *container) []runtime.Mount {
 	}
 	add(runtime.Mount{Source: shm, Destination: "/dev/shm"})
 	return append(out, cfg.Mounts...)
+}
+
+// devicesOf are the container's, and the host's for a privileged one. A user
+// namespace may make none of its own.
+func devicesOf(cfg *ContainerConfig, podCfg *Config) ([]runtime.Device, error) {
+	if !cfg.Security.Privileged || len(podCfg.UIDMaps) > 0 {
+		return cfg.Devices, nil
+	}
+	host, err := runtime.HostDevices("/dev")
+	if err != nil {
+		return nil, fmt.Errorf("list the host's devices: %w", err)
+	}
+	host = slices.DeleteFunc(host, func(h runtime.Device) bool {
+		return slices.ContainsFunc(cfg.Devices, func(d runtime.Device) bool { return filepath.Clean(d.ContainerPath) == h.ContainerPath })
+	})
+	return append(host, cfg.Devices...), nil
 }
 
 // targetPID is the init of the container whose PID namespace c joins, 0 for none.

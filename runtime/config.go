@@ -28,6 +28,7 @@ type ContainerConfig struct {
 	Security    Security
 	HostPID     bool // joins the host's PID namespace
 	TargetPID   int  // > 0: joins the PID namespace of that process
+	OwnPID      bool // has a PID namespace of its own, also when the pod shares one
 	HostNetwork bool // as in the PodSpec
 	HostIPC     bool //
 	Annotations map[string]string
@@ -36,7 +37,8 @@ type ContainerConfig struct {
 
 // Mount is one bind or tmpfs mount.
 type Mount struct {
-	Source      string // host path; "" with Type "tmpfs"
+	Source      string // host path; "" with Type "tmpfs"; with Image a path in it, "" for all
+	Image       string // image to mount read-only, which package pod mounts; "" for none
 	Destination string // absolute path in the container
 	Type        string // "bind" (default) or "tmpfs"
 	Readonly    bool

@@ -169,8 +169,8 @@ func (c ContainerConfig) namespaces() []specs.LinuxNamespace {
 	case c.TargetPID > 0:
 		path := fmt.Sprintf("/proc/%d/ns/pid", c.TargetPID)
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: path})
-	case c.HostPID:
-	case c.Pod.Spec.SharePID:
+	case c.HostPID && !c.OwnPID:
+	case c.Pod.Spec.SharePID && !c.OwnPID:
 		join(specs.PIDNamespace, "pid")
 	default:
 		list = append(list, specs.LinuxNamespace{Type: specs.PIDNamespace})

@@ -1,8 +1,11 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -41,7 +44,7 @@ func (c ContainerConfig) standardMounts() []specs.Mount {
 	sys := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: append(slices.Clone(flags), access)}
 	// A user namespace may only mount proc and sysfs anew where it owns the
 	// PID or network namespace that they show.
-	if c.userNamespace() && c.HostPID {
+	if c.userNamespace() && c.HostPID && !c.OwnPID {
 		proc = specs.Mount{Destination: "/proc", Type: "bind", Source: "/proc", Options: append(slices.Clone(flags), "rbind")}
 	}
 	if c.userNamespace() && c.hostNetwork() {
@@ -101,6 +104,28 @@ func (c ContainerConfig) devices() ([]specs.LinuxDevice, []specs.LinuxDeviceCgro
 		}
 	}
 	return nodes, rules, nil
+}
+
+// HostDevices are the device nodes of the folder (/dev) that a privileged
+// container gets, at the same paths: all but pseudo-terminals and what has a mount of
+// its own in each container.
+func HostDevices(folder string) ([]Device, error) {
+	var all []Device
+	err := filepath.WalkDir(folder, func(name string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // unplugged while we look
+		case err != nil:
+			return err
+		case d.IsDir() && name != folder && slices.Contains([]string{"pts", "shm", "fd", "mqueue", ".udev"}, d.Name()):
+			return fs.SkipDir
+		case d.Type()&fs.ModeDevice == 0 || d.Name() == "console" || d.Name() == "ptmx":
+			return nil
+		}
+		all = append(all, Device{HostPath: name, ContainerPath: name, Permissions: "rwm"})
+		return nil
+	})
+	return all, err
 }
 
 func (d Device) oci() (node specs.LinuxDevice, rule specs.LinuxDeviceCgroup, err error) {

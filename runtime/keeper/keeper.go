@@ -46,12 +46,14 @@ type Keeper struct {
 	log     *slog.Logger
 	limits  limits
 	unified bool // cgroup v2 alone
-	lock    *os.File
-	image   *os.File // the pause program in memory
-	root    *os.File // what pauses see as their root; made at first use, guarded by mu
-	scratch pipePool
-	tidy    *time.Timer // runs the collector some time after the last process has ended
-	filters *filterCache
+	// throttle are the folders that count the thermal events of processors.
+	throttle []string
+	lock     *os.File
+	image    *os.File // the pause program in memory
+	root     *os.File // what pauses see as their root; made at first use, guarded by mu
+	scratch  pipePool
+	tidy     *time.Timer // runs the collector some time after the last process has ended
+	filters  *filterCache
 
 	mu         sync.Mutex // guards the maps below, never held while waiting
 	pods       map[string]*pod
@@ -100,6 +102,7 @@ func (k *Keeper) open(held Held) (err error) {
 		return err
 	}
 	k.limits = readLimits(k.log)
+	k.throttle, _ = filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle")
 	// What libcontainer logs is in the errors that it returns, too.
 	logrus.SetOutput(io.Discard)
 	if k.filters, err = openFilterCache(k.dir, k.info.BuildID, k.log); err != nil {

@@ -52,7 +52,7 @@ func (k *Keeper) startInit(c *container) (err error) {
 	}()
 	process := ociProcess(spec.Process)
 	process.Init = true
-	if err := c.startProcess(lc, process); err != nil {
+	if err := c.startProcess(lc, process, config); err != nil {
 		return err
 	}
 	pid, err := process.Pid()
@@ -71,7 +71,7 @@ func (k *Keeper) startInit(c *container) (err error) {
 func (k *Keeper) lcRoot() string { return k.dir + "/lc" }
 
 // startProcess starts init with its streams connected.
-func (c *container) startProcess(lc *libcontainer.Container, process *libcontainer.Process) error {
+func (c *container) startProcess(lc *libcontainer.Container, process *libcontainer.Process, config *configs.Config) error {
 	if c.request.Spec.Process.Terminal {
 		console, err := newConsole()
 		if err != nil {
@@ -94,7 +94,32 @@ func (c *container) startProcess(lc *libcontainer.Container, process *libcontain
 		return err
 	}
 	defer closeAll(ends)
+	if err := giveTo(config, ends); err != nil {
+		return err
+	}
 	return lc.Start(process)
+}
+
+// giveTo makes the root of a container's user namespace the owner of its
+// streams: nobody in there could open /dev/stdout otherwise.
+func giveTo(config *configs.Config, ends []*os.File) error {
+	if !config.Namespaces.Contains(configs.NEWUSER) {
+		return nil
+	}
+	uid, err := config.HostRootUID()
+	if err != nil {
+		return fmt.Errorf("find root of the user namespace: %w", err)
+	}
+	gid, err := config.HostRootGID()
+	if err != nil {
+		return fmt.Errorf("find root of the user namespace: %w", err)
+	}
+	for _, f := range ends {
+		if err := f.Chown(uid, gid); err != nil {
+			return fmt.Errorf("give streams to the user namespace: %w", err)
+		}
+	}
+	return nil
 }
 
 // parkedInit records the init. One that should have a seccomp filter and has none is never let go.
@@ -141,6 +166,10 @@ func checkFiltered(pid int) error {
 // adapt cuts a spec down to what this host and this keeper can do.
 func (k *Keeper) adapt(spec *specs.Spec) {
 	k.limits.clamp(spec.Process)
+	if slices.Contains(spec.Linux.MaskedPaths, "/proc/interrupts") {
+		// These tell the same, for each processor; only the host knows how many there are.
+		spec.Linux.MaskedPaths = append(spec.Linux.MaskedPaths, k.throttle...)
+	}
 	if !k.unified {
 		spec.Linux.Namespaces = slices.DeleteFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
 			return n.Type == specs.CgroupNamespace

@@ -252,6 +252,7 @@ func podAttributes(spec runtime.PodSpec, pidfd *int) *syscall.SysProcAttr {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		attr.UidMappings, attr.GidMappings = sysMaps(spec.UIDMaps), sysMaps(spec.GIDMaps)
 		attr.GidMappingsEnableSetgroups = true
+		attr.Credential = &syscall.Credential{} // its root: the keeper's own user is not mapped, and would lose all capabilities
 	}
 	return attr
 }
