@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -22,6 +23,7 @@ import (
 // declared gives the socket the engine's objects, as JSON.
 type declared struct{ engine *reconcile.Engine }
 
+// Apply has an error of its own only if no single object is to blame.
 func (d declared) Apply(ctx context.Context, objects []cri.Object, dryRun bool) ([]cri.ApplyResult, error) {
 	var read []manifest.Object
 	var errs []error
@@ -34,7 +36,7 @@ func (d declared) Apply(ctx context.Context, objects []cri.Object, dryRun bool) 
 		return nil, fmt.Errorf("%w: %w", pod.ErrInvalid, err)
 	}
 	results, err := d.engine.Apply(ctx, read, dryRun)
-	if err != nil {
+	if err != nil && !slices.ContainsFunc(results, func(r reconcile.ApplyResult) bool { return r.Err != nil }) {
 		return nil, err
 	}
 	out := make([]cri.ApplyResult, 0, len(results))
@@ -43,8 +45,11 @@ func (d declared) Apply(ctx context.Context, objects []cri.Object, dryRun bool) 
 		if r.Note != "" {
 			one.Outcome += " (" + r.Note + ")"
 		}
-		if r.Err != nil {
+		switch {
+		case r.Err != nil:
 			one.Error = r.Err.Error()
+		case r.Outcome == "":
+			one.Outcome = "not stored"
 		}
 		out = append(out, one)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -30,6 +31,13 @@ func (idle) StartContainer(context.Context, string) error               { return
 func (idle) StopContainer(context.Context, string, time.Duration) error { return nil }
 func (idle) RemoveContainer(context.Context, string) error              { return nil }
 func (idle) Subscribe() (<-chan pod.Event, func())                      { return make(chan pod.Event), func() {} }
+
+func (idle) Dial(context.Context, string, netip.AddrPort) (net.Conn, error) {
+	return nil, pod.ErrUnavailable
+}
+func (idle) ExecSync(context.Context, string, []string, time.Duration) ([]byte, []byte, int, error) {
+	return nil, nil, 0, pod.ErrUnavailable
+}
 
 func (idle) Get(context.Context, string) (images.Image, error) {
 	return images.Image{}, images.ErrNotFound
@@ -80,6 +88,18 @@ func TestDeclaredRefusals(t *testing.T) {
 	_, err := d.Apply(ctx, []cri.Object{{JSON: []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"nam":"a"}}`), Source: "a.yaml:7"}}, false)
 	if !errors.Is(err, pod.ErrInvalid) || !strings.Contains(err.Error(), "a.yaml:7") {
 		t.Errorf("bad object: %v", err)
+	}
+	// One that is refused refuses all, and each is told what became of it.
+	results, err := d.Apply(ctx, []cri.Object{
+		{JSON: []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"good"}}`), Source: "a.yaml:1"},
+		{JSON: []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"bad","namespace":"nowhere"}}`), Source: "a.yaml:5"},
+	}, false)
+	if err != nil || len(results) != 2 || results[0].Outcome != "not stored" || results[0].Error != "" ||
+		results[1].Name != "bad" || results[1].Outcome != "" || !strings.Contains(results[1].Error, "a.yaml:5") || !strings.Contains(results[1].Error, "nowhere") {
+		t.Errorf("results %+v, %v", results, err)
+	}
+	if found, _ := d.Get(ctx, cri.Selection{Kind: "ConfigMap"}); len(found) != 0 {
+		t.Errorf("stored: %s", found)
 	}
 	if _, err := d.Get(ctx, cri.Selection{LabelSelector: "=="}); !errors.Is(err, pod.ErrInvalid) {
 		t.Errorf("bad selector: %v", err)

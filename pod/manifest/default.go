@@ -48,8 +48,12 @@ func setPointer[T any](field **T, value T) {
 	}
 }
 
+// defaultDeadline is how many seconds a Deployment may be without progress.
+const defaultDeadline = 600
+
 func defaultDeployment(s *appsv1.DeploymentSpec) {
 	setPointer(&s.Replicas, 1)
+	setPointer(&s.ProgressDeadlineSeconds, defaultDeadline)
 	setDefault(&s.Strategy.Type, appsv1.RollingUpdateDeploymentStrategyType)
 	if s.Strategy.Type == appsv1.RollingUpdateDeploymentStrategyType {
 		setPointer(&s.Strategy.RollingUpdate, appsv1.RollingUpdateDeployment{})
@@ -119,6 +123,16 @@ func defaultContainer(c *corev1.Container, hostNetwork bool) {
 			setDefault(&f.FieldRef.APIVersion, "v1")
 		}
 	}
+	for _, p := range []*corev1.Probe{c.LivenessProbe, c.ReadinessProbe, c.StartupProbe} {
+		defaultProbe(p)
+	}
+	if l := c.Lifecycle; l != nil {
+		for _, h := range []*corev1.LifecycleHandler{l.PostStart, l.PreStop} {
+			if h != nil {
+				defaultHTTP(h.HTTPGet)
+			}
+		}
+	}
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 		limit, has := c.Resources.Limits[name]
 		if _, set := c.Resources.Requests[name]; has && !set {
@@ -127,6 +141,27 @@ func defaultContainer(c *corev1.Container, hostNetwork bool) {
 			}
 			c.Resources.Requests[name] = limit.DeepCopy()
 		}
+	}
+}
+
+func defaultProbe(p *corev1.Probe) {
+	if p == nil {
+		return
+	}
+	setDefault(&p.TimeoutSeconds, 1)
+	setDefault(&p.PeriodSeconds, 10)
+	setDefault(&p.SuccessThreshold, 1)
+	setDefault(&p.FailureThreshold, 3)
+	defaultHTTP(p.HTTPGet)
+	if p.GRPC != nil {
+		setPointer(&p.GRPC.Service, "")
+	}
+}
+
+func defaultHTTP(h *corev1.HTTPGetAction) {
+	if h != nil {
+		setDefault(&h.Path, "/")
+		setDefault(&h.Scheme, corev1.URISchemeHTTP)
 	}
 }
 

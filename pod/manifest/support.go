@@ -51,7 +51,7 @@ func objectSections() []section {
 		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
 		{
 			appsv1.DeploymentSpec{},
-			"Deployment.spec", "replicas selector template strategy revisionHistoryLimit progressDeadlineSeconds",
+			"Deployment.spec", "replicas selector template strategy minReadySeconds revisionHistoryLimit progressDeadlineSeconds",
 			"revisionHistoryLimit is accepted and has no effect: old revisions are not kept",
 		},
 		{appsv1.DeploymentStrategy{}, "Deployment.spec.strategy", "type=RollingUpdate|Recreate rollingUpdate", ""},
@@ -67,7 +67,7 @@ func podSections() []section {
 			corev1.PodSpec{},
 			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
 				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname subdomain hostAliases " +
-				"automountServiceAccountToken=false enableServiceLinks=false schedulerName=default-scheduler hostUsers=true",
+				"automountServiceAccountToken=false enableServiceLinks nodeName schedulerName=default-scheduler hostUsers=true",
 			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins",
 		},
 		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
@@ -83,9 +83,22 @@ func containerSections() []section {
 		{
 			corev1.Container{},
 			"Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
-				"terminationMessagePath=/dev/termination-log terminationMessagePolicy=File",
-			"the same for initContainers; images of registry localhost are never pulled",
+				"livenessProbe readinessProbe startupProbe lifecycle restartPolicy=Always terminationMessagePath terminationMessagePolicy=File|FallbackToLogsOnError",
+			"the same for initContainers; restartPolicy makes one of these a sidecar, and probes and lifecycle are for sidecars and containers; images of registry localhost are never pulled",
 		},
+		{
+			corev1.Probe{},
+			"Pod.spec.containers[].livenessProbe", "exec httpGet tcpSocket grpc initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds",
+			"the same for readinessProbe and startupProbe; httpGet, tcpSocket and grpc are asked from inside the pod's network. Until its first success a readinessProbe over the network is asked more often than its period",
+		},
+		{corev1.ExecAction{}, "exec", "command", ""},
+		{corev1.HTTPGetAction{}, "httpGet", "path port host scheme=HTTP|HTTPS httpHeaders", "200 to 399 is a success; redirects to another host are not followed; certificates are not verified"},
+		{corev1.HTTPHeader{}, "httpGet.httpHeaders[]", "name value", ""},
+		{corev1.TCPSocketAction{}, "tcpSocket", "port host", ""},
+		{corev1.GRPCAction{}, "grpc", "port service", "grpc.health.v1"},
+		{corev1.Lifecycle{}, "Pod.spec.containers[].lifecycle", "postStart preStop", ""},
+		{corev1.LifecycleHandler{}, "Pod.spec.containers[].lifecycle.preStop", "exec httpGet sleep tcpSocket", "the same for postStart; tcpSocket is refused: it is deprecated and does nothing"},
+		{corev1.SleepAction{}, "sleep", "seconds", ""},
 		{corev1.ContainerPort{}, "Pod.spec.containers[].ports[]", "name protocol=TCP|UDP|SCTP containerPort hostPort hostIP", ""},
 		{corev1.EnvVar{}, "Pod.spec.containers[].env[]", "name value valueFrom", ""},
 		{corev1.EnvVarSource{}, "Pod.spec.containers[].env[].valueFrom", "configMapKeyRef secretKeyRef fieldRef resourceFieldRef", ""},

@@ -135,6 +135,16 @@ func (c *checker) deployment(s *appsv1.DeploymentSpec) {
 	if s.Replicas != nil && *s.Replicas < 0 {
 		c.fail("spec.replicas", "%d is negative", *s.Replicas)
 	}
+	if s.MinReadySeconds < 0 {
+		c.fail("spec.minReadySeconds", "%d is negative", s.MinReadySeconds)
+	}
+	deadline := int32(defaultDeadline)
+	if s.ProgressDeadlineSeconds != nil {
+		deadline = *s.ProgressDeadlineSeconds
+	}
+	if deadline < 0 || deadline <= s.MinReadySeconds {
+		c.fail("spec.progressDeadlineSeconds", "%d must be greater than minReadySeconds, %d", deadline, s.MinReadySeconds)
+	}
 	if s.Selector == nil || len(s.Selector.MatchLabels)+len(s.Selector.MatchExpressions) == 0 {
 		c.fail("spec.selector", "is required: matchLabels that the template's labels have")
 	} else if sel, err := metav1.LabelSelectorAsSelector(s.Selector); err != nil {

@@ -27,6 +27,7 @@ func (c *checker) container(at string, k *corev1.Container, volumes map[string]b
 	for i := range k.EnvFrom {
 		c.envFrom(at+".envFrom["+strconv.Itoa(i)+"]", &k.EnvFrom[i])
 	}
+	c.messagePath(at+".terminationMessagePath", k.TerminationMessagePath)
 	names := map[string]bool{}
 	for i, p := range k.Ports {
 		c.once(at+".ports["+strconv.Itoa(i)+"].name", names, p.Name)

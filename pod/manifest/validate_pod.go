@@ -21,8 +21,8 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 		c.once(p+".name", volumes, s.Volumes[i].Name)
 	}
 	names, hostPorts := map[string]bool{}, map[string]bool{}
-	c.containers(at+".initContainers", s, s.InitContainers, names, volumes, map[string]bool{})
-	c.containers(at+".containers", s, s.Containers, names, volumes, hostPorts)
+	c.containers(at+".initContainers", s, s.InitContainers, names, volumes, map[string]bool{}, true)
+	c.containers(at+".containers", s, s.Containers, names, volumes, hostPorts, false)
 	if g := s.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		c.fail(at+".terminationGracePeriodSeconds", "%d is negative", *g)
 	}
@@ -32,6 +32,9 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	if s.Subdomain != "" {
 		c.all(at+".subdomain", s.Subdomain, validation.IsDNS1123Label(s.Subdomain))
 	}
+	if s.NodeName != "" {
+		c.all(at+".nodeName", s.NodeName, validation.IsDNS1123Subdomain(s.NodeName))
+	}
 	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
 		c.fail(at+".shareProcessNamespace", "is not possible together with hostPID")
 	}
@@ -39,10 +42,11 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	c.podSecurity(at+".securityContext", s)
 }
 
-func (c *checker) containers(at string, s *corev1.PodSpec, list []corev1.Container, names, volumes, hostPorts map[string]bool) {
+func (c *checker) containers(at string, s *corev1.PodSpec, list []corev1.Container, names, volumes, hostPorts map[string]bool, isInit bool) {
 	for i := range list {
 		p, k := at+"["+strconv.Itoa(i)+"]", &list[i]
 		c.container(p, k, volumes)
+		c.life(p, s, k, isInit)
 		c.once(p+".name", names, k.Name)
 		for j := range k.Ports {
 			c.containerPort(p+".ports["+strconv.Itoa(j)+"]", s, &k.Ports[j], hostPorts)

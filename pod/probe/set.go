@@ -188,17 +188,37 @@ func (s *Set) Stop(containerID string) {
 	}
 }
 
+// Forget drops all that is known of a container.
+func (s *Set) Forget(containerID string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(containerID)
+}
+
 // Retain forgets all containers but those to keep.
 func (s *Set) Retain(keep func(containerID string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, e := range s.states {
-		if keep(id) {
-			continue
+	for id := range s.states {
+		if !keep(id) {
+			s.forget(id)
 		}
-		e.stop()
-		delete(s.states, id)
-		s.drop(id)
+	}
+}
+
+// forget does it; Set.mu is held.
+func (s *Set) forget(id string) {
+	e := s.states[id]
+	if e == nil {
+		return
+	}
+	e.stop()
+	delete(s.states, id)
+	if s.opts.Dir == "" {
+		return
+	}
+	if err := os.Remove(filepath.Join(s.opts.Dir, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.opts.Log.Warn("forget the state of a probe", "container", id, "error", err)
 	}
 }
 
@@ -224,14 +244,5 @@ func (s *Set) save(t Target, e *entry) {
 	}
 	if err != nil {
 		s.opts.Log.Warn("keep the state of a probe", "container", t.Name, "error", err)
-	}
-}
-
-func (s *Set) drop(id string) {
-	if s.opts.Dir == "" {
-		return
-	}
-	if err := os.Remove(filepath.Join(s.opts.Dir, id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		s.opts.Log.Warn("forget the state of a probe", "container", id, "error", err)
 	}
 }

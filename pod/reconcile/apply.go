@@ -34,7 +34,7 @@ const defaultNamespace = "default"
 type ApplyResult struct {
 	manifest.Ref
 	Source  manifest.Source
-	Outcome string // Created, Configured, Unchanged; "" with Err
+	Outcome string // Created, Configured, Unchanged; "" with Err, or if it was not stored because of another's Err
 	Note    string // what else people should know: "the pod is re-created: …"
 	Err     error  // why it was refused; wraps pod.ErrInvalid, pod.ErrExists, pod.ErrNotFound or pod.ErrState
 }
@@ -59,6 +59,11 @@ func (e *Engine) Apply(ctx context.Context, objects []manifest.Object, dryRun bo
 	e.checkTogether(plans)
 	e.allocateAll(plans)
 	err := refusals(plans)
+	if err != nil {
+		for _, p := range plans {
+			p.Outcome = "" // nothing is stored
+		}
+	}
 	if err == nil && !dryRun {
 		if err = ctx.Err(); err == nil {
 			err = e.store(plans)
@@ -106,6 +111,9 @@ func (e *Engine) plan(o manifest.Object) *plan {
 		p.Err = &fault{pod.ErrInvalid, err.Error()}
 		return p
 	}
+	if e.placedElsewhere(p) {
+		return p
+	}
 	clearServerFields(o)
 	old, exists := e.objects.get(o.Ref())
 	if !exists {
@@ -121,6 +129,26 @@ func (e *Engine) plan(o manifest.Object) *plan {
 	}
 	p.merge()
 	return p
+}
+
+// placedElsewhere refuses pods for another host, and takes the name of this one
+// out, which Get puts in.
+func (e *Engine) placedElsewhere(p *plan) bool {
+	var s *corev1.PodSpec
+	switch v := p.object.Value().(type) {
+	case *corev1.Pod:
+		s = &v.Spec
+	case *appsv1.Deployment:
+		s = &v.Spec.Template.Spec
+	default:
+		return false
+	}
+	if s.NodeName != "" && s.NodeName != e.opts.NodeName {
+		p.refuse(pod.ErrInvalid, "%s: spec.nodeName is %s, and this host is %s; remove the field", p.Ref, s.NodeName, e.opts.NodeName)
+		return true
+	}
+	s.NodeName = ""
+	return false
 }
 
 // clearServerFields drops what a manifest that was read back from us may hold.
@@ -149,7 +177,9 @@ func (p *plan) merge() {
 	case *corev1.Service:
 		p.mergeService(v, p.old.Value().(*corev1.Service))
 	case *appsv1.Deployment:
-		if !same(v.Spec.Selector, p.old.Value().(*appsv1.Deployment).Spec.Selector) {
+		o := p.old.Value().(*appsv1.Deployment)
+		v.Status = o.Status // how its rollout goes
+		if !same(v.Spec.Selector, o.Spec.Selector) {
 			p.refuse(pod.ErrInvalid, "%s: spec.selector cannot be changed; delete the Deployment first", p.Ref)
 		}
 	case *corev1.ConfigMap:
@@ -301,13 +331,16 @@ func (e *Engine) store(plans []*plan) error {
 	order := slices.Clone(plans)
 	rank := manifest.Kinds()
 	slices.SortStableFunc(order, func(a, b *plan) int { return slices.Index(rank, a.Kind) - slices.Index(rank, b.Kind) })
-	for _, p := range order {
+	for i, p := range order {
 		if p.Outcome == Unchanged {
 			continue
 		}
 		p.object.Source = manifest.Source{}
 		if err := e.objects.put(p.object); err != nil {
-			p.Outcome, p.Err = "", err
+			p.Err = err
+			for _, later := range order[i:] {
+				later.Outcome = ""
+			}
 			return fmt.Errorf("what was stored before stays declared: %w", err)
 		}
 		e.stored(p)

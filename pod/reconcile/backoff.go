@@ -119,16 +119,21 @@ func doubled(d time.Duration) time.Duration {
 
 // restart says how long to wait, from now, before the container that has exited
 // is started again; 0 is now. Asking again about the same exit changes nothing.
-func (n *notes) restart(uid types.UID, c pod.Container, now time.Time) time.Duration {
+// attempts are those that are known, newest first.
+func (n *notes) restart(uid types.UID, attempts []pod.Container, now time.Time) time.Duration {
 	var wait time.Duration
+	c := attempts[0]
 	n.change(uid, c.Config.Name, func(v *note) {
 		if v.exit != c.ID {
-			fresh := v.exit == "" || ranFor(c) >= backoffReset
+			known := v.exit != ""
 			v.exit = c.ID
-			if fresh {
+			switch {
+			case ranFor(c) >= backoffReset:
 				v.delay = 0
-			} else {
+			case known:
 				v.delay = doubled(v.delay)
+			default:
+				v.delay = derived(attempts)
 			}
 			v.until = finishedAt(c).Add(v.delay)
 		}
@@ -143,6 +148,21 @@ func (n *notes) restart(uid types.UID, c pod.Container, now time.Time) time.Dura
 		wait = 0
 	})
 	return wait
+}
+
+// derived is the delay after an exit of which nothing is noted: this daemon has
+// just started. It follows from the count of restarts, so that a container does
+// not get one more for each start of the daemon.
+func derived(attempts []pod.Container) time.Duration {
+	n := attempts[0].Config.Attempt
+	if n > 0 && len(attempts) > 1 && ranFor(attempts[1]) >= backoffReset {
+		n = 1 // the attempt before ran long: its restart was the first again
+	}
+	var delay time.Duration
+	for ; n > 0 && delay < backoffMax; n-- {
+		delay = doubled(delay)
+	}
+	return delay
 }
 
 func finishedAt(c pod.Container) time.Time {

@@ -40,6 +40,9 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 	for k, v := range p.Annotations {
 		cfg.Annotations[k] = v
 	}
+	if err := noteEnding(cfg.Annotations, p); err != nil {
+		return pod.Config{}, err
+	}
 	for _, a := range s.HostAliases {
 		cfg.HostAliases = append(cfg.HostAliases, pod.HostAlias{IP: a.IP, Hostnames: a.Hostnames})
 	}
@@ -176,6 +179,7 @@ func (s *podSync) dropOld(ctx context.Context, name string, attempt uint32) {
 	var errs []error
 	for _, old := range s.box.containers[name] {
 		if old.Config.Attempt+1 < attempt && old.Status != runtime.Running {
+			s.e.probes.Forget(old.ID)
 			errs = append(errs, s.e.pods.RemoveContainer(ctx, old.ID))
 		}
 	}
@@ -185,6 +189,9 @@ func (s *podSync) dropOld(ctx context.Context, name string, attempt uint32) {
 			errs = append(errs, err)
 			for _, f := range files {
 				errs = append(errs, os.Remove(f))
+			}
+			if err := os.Remove(s.e.volumes.messageFile(s.pod.UID, name, n)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
 			}
 		}
 	}
@@ -227,7 +234,7 @@ func (s *podSync) nextAttempt(name string) uint32 {
 
 func (s *podSync) containerConfig(c *corev1.Container) (pod.ContainerConfig, error) {
 	none := pod.ContainerConfig{}
-	env, err := environment(s.pod, c, s.e.podFacts(s.pod, s.box), s.e.lookup)
+	env, err := environment(s.pod, c, s.e.serviceLinks(s.pod), s.e.podFacts(s.pod, s.box), s.e.lookup)
 	if err != nil {
 		return none, err
 	}
@@ -243,11 +250,15 @@ func (s *podSync) containerConfig(c *corev1.Container) (pod.ContainerConfig, err
 		vars[v.Name] = v.Value
 	}
 	attempt := s.nextAttempt(c.Name)
+	message, err := s.e.volumes.messageMount(s.pod.UID, c, attempt)
+	if err != nil {
+		return none, err
+	}
 	cfg := pod.ContainerConfig{
 		Name: c.Name, Attempt: attempt, Image: c.Image, ImageName: c.Image,
 		Command: expandAll(c.Command, vars), Args: expandAll(c.Args, vars), WorkingDir: c.WorkingDir, Env: env,
 		LogPath: logName(c.Name, attempt), Stdin: c.Stdin, StdinOnce: c.StdinOnce, Terminal: c.TTY,
-		Mounts: mounts, Resources: resources(c), HostPID: s.pod.Spec.HostPID,
+		Mounts: append(mounts, message...), Resources: resources(c), HostPID: s.pod.Spec.HostPID,
 	}
 	security(&cfg, s.pod, c)
 	return cfg, nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	appsv1 "k8s.io/api/apps/v1"
@@ -57,6 +58,9 @@ type replica struct {
 	status corev1.PodStatus
 	fresh  bool // of the present template
 	ready  bool
+	since  time.Time // of ready
+	// available is ready for minReadySeconds: this counts.
+	available bool
 }
 
 // replicas are the pods that a Deployment owns. ending counts those that are being deleted.
@@ -75,9 +79,30 @@ func (e *Engine) replicas(d *appsv1.Deployment) (live []replica, ending int, err
 			continue
 		}
 		st := e.statusOf(p)
-		live = append(live, replica{o, p, st, p.Labels[hashLabel] == hash, isReady(p, &st)})
+		r := replica{object: o, pod: p, status: st, fresh: p.Labels[hashLabel] == hash, ready: isReady(p, &st), since: readyChange(&st)}
+		r.available = r.ready && e.availableIn(d, &r) == 0
+		live = append(live, r)
 	}
 	return live, ending, nil
+}
+
+// readyChange is when a pod last became ready, or ceased to be.
+func readyChange(st *corev1.PodStatus) time.Time {
+	for _, c := range st.Conditions {
+		if c.Type == corev1.PodReady {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
+}
+
+// availableIn says how long a ready pod must stay so until it counts, 0 if it does.
+func (e *Engine) availableIn(d *appsv1.Deployment, r *replica) time.Duration {
+	least := time.Duration(d.Spec.MinReadySeconds) * time.Second
+	if least == 0 {
+		return 0
+	}
+	return max(r.since.Add(least).Sub(e.clock.Now()), 0)
 }
 
 func ownedBy(p *corev1.Pod, uid types.UID) bool {
@@ -95,13 +120,13 @@ func rollout(d *appsv1.Deployment, live []replica, ending int) (create int, remo
 		} else {
 			old = append(old, r)
 		}
-		if r.ready {
+		if r.available {
 			ready++
 		}
 	}
-	leastUseful := func(a, b replica) int { // not ready first, then youngest
-		if a.ready != b.ready {
-			return cmp.Compare(number(a.ready), number(b.ready))
+	leastUseful := func(a, b replica) int { // not available first, then youngest
+		if a.available != b.available {
+			return cmp.Compare(number(a.available), number(b.available))
 		}
 		return b.pod.CreationTimestamp.Compare(a.pod.CreationTimestamp.Time)
 	}
@@ -128,7 +153,7 @@ func rollout(d *appsv1.Deployment, live []replica, ending int) (create int, remo
 	spare := ready - (want - unavailable)
 	for _, r := range old {
 		switch {
-		case !r.ready:
+		case !r.available:
 			remove = append(remove, r)
 		case spare > 0:
 			remove = append(remove, r)
@@ -176,21 +201,29 @@ func holdsHostPorts(s *corev1.PodSpec) bool {
 }
 
 // syncDeployment makes and deletes pods until they are as declared; pods that
-// become ready or go away wake it again.
-func (e *Engine) syncDeployment(ref manifest.Ref) error {
+// become ready or go away wake it again. It says when a pod becomes available.
+func (e *Engine) syncDeployment(ref manifest.Ref) (again time.Duration, err error) {
 	e.apply.Lock()
 	defer e.apply.Unlock()
 	o, ok := e.objects.get(ref)
 	if !ok {
-		return nil
+		return 0, nil
 	}
 	d := o.Value().(*appsv1.Deployment)
 	if d.DeletionTimestamp != nil {
-		return e.endDeployment(o)
+		return 0, e.endDeployment(o)
 	}
 	live, ending, err := e.replicas(d)
 	if err != nil {
-		return err
+		return 0, err
+	}
+	if err := e.noteComplete(o, live); err != nil {
+		return 0, err
+	}
+	for _, r := range live {
+		if wait := e.availableIn(d, &r); r.ready && wait > 0 && (again == 0 || wait < again) {
+			again = wait
+		}
 	}
 	create, remove := rollout(d, live, ending)
 	var errs []error
@@ -200,7 +233,7 @@ func (e *Engine) syncDeployment(ref manifest.Ref) error {
 	for range create {
 		errs = append(errs, e.createReplica(d))
 	}
-	return errors.Join(errs...)
+	return again, errors.Join(errs...)
 }
 
 // endDeployment deletes the pods, then the object.
@@ -252,61 +285,4 @@ func (e *Engine) createReplica(d *appsv1.Deployment) error {
 	}
 	e.work.add(o.Ref())
 	return nil
-}
-
-// deploymentStatus counts the pods of a Deployment.
-func (e *Engine) deploymentStatus(d *appsv1.Deployment) appsv1.DeploymentStatus {
-	st := appsv1.DeploymentStatus{ObservedGeneration: d.Generation}
-	live, ending, err := e.replicas(d)
-	if err != nil {
-		e.log.Error("count pods", "deployment", d.Namespace+"/"+d.Name, "error", err)
-		return st
-	}
-	changed := d.CreationTimestamp
-	freshReady := int32(0)
-	for _, r := range live {
-		st.Replicas++
-		if r.fresh {
-			st.UpdatedReplicas++
-		}
-		if r.ready {
-			st.ReadyReplicas++
-			st.AvailableReplicas++
-			if r.fresh {
-				freshReady++
-			}
-		}
-		for _, c := range r.status.Conditions {
-			if c.Type == corev1.PodReady && c.LastTransitionTime.After(changed.Time) {
-				changed = c.LastTransitionTime
-			}
-		}
-	}
-	gone := int32(ending)
-	st.TerminatingReplicas = &gone
-	want := *d.Spec.Replicas
-	st.UnavailableReplicas = max(want-st.AvailableReplicas, 0)
-	_, unavailable := limits(d)
-	st.Conditions = []appsv1.DeploymentCondition{
-		deploymentCondition(appsv1.DeploymentAvailable, int(st.AvailableReplicas) >= int(want)-unavailable, changed,
-			"MinimumReplicasAvailable", "MinimumReplicasUnavailable", fmt.Sprintf("%d of %d pods are ready", st.AvailableReplicas, want)),
-		deploymentCondition(appsv1.DeploymentProgressing, true, changed, progress(st, freshReady, want), "",
-			fmt.Sprintf("%d of %d pods are of the present template, %d of them ready", st.UpdatedReplicas, want, freshReady)),
-	}
-	return st
-}
-
-func progress(st appsv1.DeploymentStatus, freshReady, want int32) string {
-	if freshReady == want && st.Replicas == want {
-		return "NewReplicaSetAvailable" // the word that tools wait for
-	}
-	return "ReplicaSetUpdated"
-}
-
-func deploymentCondition(t appsv1.DeploymentConditionType, ok bool, at metav1.Time, yes, no, message string) appsv1.DeploymentCondition {
-	c := appsv1.DeploymentCondition{Type: t, Status: corev1.ConditionTrue, Reason: yes, Message: message, LastUpdateTime: at, LastTransitionTime: at}
-	if !ok {
-		c.Status, c.Reason = corev1.ConditionFalse, no
-	}
-	return c
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
+	"github.com/pausa-run/pausa/pod/probe"
 )
 
 // PodManager is what the loop needs of *pod.Manager.
@@ -37,6 +38,7 @@ type PodManager interface {
 	RemoveContainer(ctx context.Context, id string) error
 	Containers() []pod.Container
 	Subscribe() (events <-chan pod.Event, cancel func())
+	probe.Access
 }
 
 // ImageStore tells which images are on this host.
@@ -70,7 +72,7 @@ type Clock interface {
 // Options are the parts that New wires. Pods, Images, Services and Alloc are required.
 type Options struct {
 	StateDir string // objects, logs and volumes of pods
-	RunDir   string // volumes of secrets; tmpfs, else one is mounted per secret
+	RunDir   string // volumes of secrets, states of probes; tmpfs, else one is mounted per secret
 	Pods     PodManager
 	Images   ImageStore
 	// Pull gets an image from its registry; nil: only images on this host can be used.
@@ -95,6 +97,8 @@ type Engine struct {
 	work    *queue
 	notes   *notes
 	volumes *volumes
+	probes  *probe.Set
+	hooks   hooks
 	slots   chan struct{} // starts of pods and containers that may be under way at once
 
 	apply sync.Mutex // one Apply or Delete changes the set of objects at a time
@@ -139,6 +143,12 @@ func New(opts Options) (*Engine, error) {
 		notes: newNotes(), volumes: newVolumes(opts.StateDir, opts.RunDir),
 		slots: make(chan struct{}, max(8, 4*goruntime.NumCPU())),
 	}
+	e.probes, err = probe.Open(probe.Options{
+		Access: opts.Pods, Clock: opts.Clock, Dir: filepath.Join(opts.RunDir, "probes"), Changed: e.answered, Log: opts.Log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make reconcile engine: %w", err)
+	}
 	e.work = newQueue(opts.Clock, e.sync)
 	e.reserveDNS()
 	for _, o := range objects.list(manifest.KindService, "") {
@@ -157,6 +167,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.sweep()
 	e.work.start(ctx)
 	defer e.work.wait()
+	defer e.probes.Close()
 	e.resync()
 	flushed := e.opts.Services.Watch(ctx)
 	tick := make(chan struct{}, 1)
@@ -259,6 +270,7 @@ func (e *Engine) touched(ref manifest.Ref) {
 // resync wakes every key: of the objects, and of sandboxes that may have none.
 func (e *Engine) resync() {
 	e.pods.invalidate()
+	e.forgetProbes()
 	for _, o := range e.objects.list("", "") {
 		switch o.Kind() {
 		case manifest.KindPod, manifest.KindDeployment:
@@ -284,7 +296,7 @@ func (e *Engine) sync(ctx context.Context, ref manifest.Ref) time.Duration {
 		again, err = e.syncPod(ctx, ref)
 		e.touched(ref)
 	case manifest.KindDeployment:
-		err = e.syncDeployment(ref)
+		again, err = e.syncDeployment(ref)
 	case manifest.KindService:
 		err = e.syncServices(ctx)
 	case manifest.KindNamespace:

@@ -27,9 +27,9 @@ type podFacts struct {
 	podIPs   []string
 }
 
-// environment resolves envFrom and env, in this order; later names win, and
-// $(NAME) stands for what came before.
-func environment(p *corev1.Pod, c *corev1.Container, facts podFacts, find lookup) ([]pod.EnvVar, error) {
+// environment resolves the links to Services, envFrom and env, in this order; later
+// names win, and $(NAME) stands for what came before.
+func environment(p *corev1.Pod, c *corev1.Container, links []pod.EnvVar, facts podFacts, find lookup) ([]pod.EnvVar, error) {
 	var out []pod.EnvVar
 	vars := map[string]string{}
 	add := func(name, value string) {
@@ -38,6 +38,9 @@ func environment(p *corev1.Pod, c *corev1.Container, facts podFacts, find lookup
 		}
 		vars[name] = value
 		out = append(out, pod.EnvVar{Name: name, Value: value})
+	}
+	for _, l := range links {
+		add(l.Name, l.Value)
 	}
 	for i := range c.EnvFrom {
 		data, err := envFrom(p, &c.EnvFrom[i], find)

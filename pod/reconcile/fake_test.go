@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -56,7 +57,9 @@ type fakePods struct {
 	fail  map[string]error // by "Run", "CreateContainer web", …
 	// before and after are called around each changing call, with its name.
 	before, after func(call string)
-	deaf          bool // containers do not end on SIGTERM
+	deaf          bool           // containers do not end on SIGTERM
+	codes         map[string]int // of commands run in containers, by their first word; 0 if it is not here
+	block         chan struct{}  // if set, commands named "block" wait for it
 	clock         Clock
 }
 
@@ -221,6 +224,42 @@ func (f *fakePods) StartContainer(ctx context.Context, id string) error {
 		f.tell(pod.EventStarted, c.PodID, id)
 		return nil
 	})
+}
+
+// ExecSync notes the command as "Exec CONTAINER WORD" and ends with its code.
+func (f *fakePods) ExecSync(ctx context.Context, id string, args []string, _ time.Duration) ([]byte, []byte, int, error) {
+	f.mu.Lock()
+	c, code, block := f.ctrs[id], f.codes[args[0]], f.block
+	if c == nil || c.Status != runtime.Running {
+		f.mu.Unlock()
+		return nil, nil, 0, pod.ErrState
+	}
+	if args[0] != "probe" {
+		f.calls = append(f.calls, "Exec "+c.Config.Name+" "+args[0])
+	}
+	f.mu.Unlock()
+	if block != nil && args[0] == "block" {
+		select {
+		case <-block:
+		case <-ctx.Done():
+			return nil, nil, 0, ctx.Err()
+		}
+	}
+	return nil, nil, code, nil
+}
+
+func (f *fakePods) Dial(context.Context, string, netip.AddrPort) (net.Conn, error) {
+	return nil, errors.New("connection refused")
+}
+
+// answer sets the exit code of a command from now on.
+func (f *fakePods) answer(command string, code int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.codes == nil {
+		f.codes = map[string]int{}
+	}
+	f.codes[command] = code
 }
 
 // exit ends a container; f.mu is held.

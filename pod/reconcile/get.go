@@ -67,6 +67,7 @@ func (e *Engine) withStatus(o manifest.Object) manifest.Object {
 	c := o.DeepCopy()
 	switch v := c.Value().(type) {
 	case *corev1.Pod:
+		v.Spec.NodeName = e.opts.NodeName
 		v.Status = e.statusOf(o.Value().(*corev1.Pod))
 	case *appsv1.Deployment:
 		v.Status = e.deploymentStatus(o.Value().(*appsv1.Deployment))

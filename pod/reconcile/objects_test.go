@@ -171,7 +171,7 @@ func TestRollout(t *testing.T) {
 		for i, r := range c.pods {
 			p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: string(r)}}
 			p.CreationTimestamp = metav1.Unix(int64(i), 0)
-			live = append(live, replica{pod: p, fresh: r == 'N' || r == 'n', ready: r == 'N' || r == 'O'})
+			live = append(live, replica{pod: p, fresh: r == 'N' || r == 'n', available: r == 'N' || r == 'O'})
 		}
 		create, remove := rollout(c.d, live, c.ending)
 		gone := ""

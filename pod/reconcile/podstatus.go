@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -64,8 +63,21 @@ func (e *Engine) podStatus(p *corev1.Pod, boxes []*box) corev1.PodStatus {
 	}
 	ready := b != nil && b.Ready
 	st.Phase = phase(&st)
-	st.Conditions = conditions(p, &st, ready, e.clock.Now())
+	st.Conditions = conditions(p, &st, ready, e.readySince(p, b), e.clock.Now())
 	return st
+}
+
+// readySince is the last change of mind of a pod's probes, zero without any.
+func (e *Engine) readySince(p *corev1.Pod, b *box) time.Time {
+	var since time.Time
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if last, ok := b.last(c.Name); ok {
+			if h := e.health(&c, last); h.since.After(since) {
+				since = h.since
+			}
+		}
+	}
+	return since
 }
 
 // phase is Running as soon as one container has run.
@@ -99,14 +111,24 @@ func qos(p *corev1.Pod) corev1.PodQOSClass {
 	return corev1.PodQOSBurstable
 }
 
-func conditions(p *corev1.Pod, st *corev1.PodStatus, sandbox bool, now time.Time) []corev1.PodCondition {
+// conditions of a pod; since is when probes last changed its readiness.
+func conditions(p *corev1.Pod, st *corev1.PodStatus, sandbox bool, since, now time.Time) []corev1.PodCondition {
 	initialized, ready := sandbox, sandbox
 	changed := p.CreationTimestamp.Time
-	var waits []string
-	for _, c := range st.InitContainerStatuses {
-		initialized = initialized && c.Ready
+	if since.After(changed) {
+		changed = since
 	}
-	for _, c := range st.ContainerStatuses {
+	var waits []string
+	counted := st.ContainerStatuses
+	for i, c := range st.InitContainerStatuses {
+		if manifest.IsSidecar(&p.Spec.InitContainers[i]) {
+			initialized = initialized && c.Started != nil && *c.Started
+			counted = slices.Concat(counted, []corev1.ContainerStatus{c})
+		} else {
+			initialized = initialized && c.Ready
+		}
+	}
+	for _, c := range counted {
 		ready = ready && c.Ready
 		if !c.Ready {
 			waits = append(waits, c.Name)
@@ -148,7 +170,7 @@ func times(s corev1.ContainerState) []time.Time {
 	return nil
 }
 
-// isReady says whether a pod may get traffic: all its containers run and nobody has asked for its end.
+// isReady says whether a pod may get traffic: its containers run, their probes say so, and nobody has asked for its end.
 func isReady(p *corev1.Pod, st *corev1.PodStatus) bool {
 	if p.DeletionTimestamp != nil {
 		return false
@@ -180,14 +202,14 @@ func (e *Engine) containerStatus(p *corev1.Pod, c *corev1.Container, b *box, isI
 	st.RestartCount = int32(last.Config.Attempt)
 	st.ImageID, st.ContainerID = last.ImageID, "pausa://"+last.ID
 	if list := b.containers[c.Name]; len(list) > 1 && list[1].Exit != nil {
-		st.LastTerminationState.Terminated = terminated(list[1])
+		st.LastTerminationState.Terminated = e.terminated(p, c, list[1])
 	}
 	running := last.Status == runtime.Running && b.Ready
 	switch {
 	case running:
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}
 	case last.Exit != nil:
-		st.State.Terminated = terminated(last)
+		st.State.Terminated = e.terminated(p, c, last)
 		if n.reason != "" && (!isInit || last.Exit.Code != 0) {
 			st.LastTerminationState.Terminated = st.State.Terminated
 			st.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: n.reason, Message: n.message}}
@@ -198,29 +220,11 @@ func (e *Engine) containerStatus(p *corev1.Pod, c *corev1.Container, b *box, isI
 			st.State.Waiting = &corev1.ContainerStateWaiting{Reason: n.reason, Message: n.message}
 		}
 	}
-	st.Ready = running
-	if isInit {
+	h := e.health(c, last)
+	started := running && h.started
+	st.Ready, st.Started = started && h.ready, &started
+	if isInit && !manifest.IsSidecar(c) {
 		st.Ready = last.Exit != nil && last.Exit.Code == 0
 	}
-	st.Started = &running
 	return st
-}
-
-func terminated(c pod.Container) *corev1.ContainerStateTerminated {
-	x := c.Exit
-	t := &corev1.ContainerStateTerminated{
-		ExitCode: int32(x.Code), Signal: int32(x.Signal), Reason: "Error",
-		StartedAt: metav1.NewTime(c.StartedAt), FinishedAt: metav1.NewTime(x.FinishedAt), ContainerID: "pausa://" + c.ID,
-	}
-	switch {
-	case x.StartError != "":
-		t.Reason, t.Message = "StartError", x.StartError
-	case x.Unknown:
-		t.Reason, t.Message = "ContainerStatusUnknown", "the exit code could not be collected"
-	case x.OOMKilled:
-		t.Reason = "OOMKilled"
-	case x.Code == 0:
-		t.Reason = "Completed"
-	}
-	return t
 }

@@ -81,13 +81,15 @@ func (s *podSync) run(ctx context.Context, boxes []*box) (time.Duration, error) 
 	if err := s.e.volumes.refresh(s.pod, s.e.lookup); err != nil {
 		s.fail(err) // running containers keep what they have
 	}
-	if s.initialized(ctx) {
+	if s.outcome(s.box) == "" {
 		var wg sync.WaitGroup
-		for i := range s.pod.Spec.Containers {
-			wg.Go(func() { s.container(ctx, &s.pod.Spec.Containers[i]) })
+		for _, c := range s.due(func(c *corev1.Container) { s.container(ctx, c) }) {
+			wg.Go(func() { s.container(ctx, c) })
 		}
 		wg.Wait()
+		s.reload()
 	}
+	s.watch()
 	if len(s.errs) == 0 {
 		s.fail(s.finish(ctx))
 	}
@@ -164,26 +166,6 @@ func (e *Engine) acquire(ctx context.Context) error {
 
 func (e *Engine) release() { <-e.slots }
 
-// initialized runs the init containers, one after the other, and says whether all
-// have succeeded in this sandbox.
-func (s *podSync) initialized(ctx context.Context) bool {
-	for i := range s.pod.Spec.Containers {
-		if _, ok := s.box.last(s.pod.Spec.Containers[i].Name); ok {
-			return true
-		}
-	}
-	for i := range s.pod.Spec.InitContainers {
-		c := &s.pod.Spec.InitContainers[i]
-		last, ok := s.box.last(c.Name)
-		if ok && last.Status == runtime.Exited && last.Exit != nil && last.Exit.Code == 0 {
-			continue
-		}
-		s.container(ctx, c)
-		return false // its exit wakes us
-	}
-	return true
-}
-
 // container does what one container needs now.
 func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	last, ok := s.box.last(c.Name)
@@ -193,10 +175,10 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	case last.Status == runtime.Created:
 		s.release(ctx, c, last.ID)
 	case last.Status == runtime.Running && last.Config.ImageName == c.Image:
-		s.e.notes.clear(s.pod.UID, c.Name)
+		s.running(ctx, c, last)
 	case last.Status == runtime.Running:
 		// The image was changed: this container alone is restarted, in the same pod.
-		if err := s.e.pods.StopContainer(ctx, last.ID, graceOf(s.pod)); err != nil {
+		if err := s.e.stopContainer(ctx, s.box, last, graceOf(s.pod)); err != nil {
 			s.fail(err)
 			return
 		}
@@ -204,7 +186,7 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	case last.Config.ImageName != c.Image:
 		s.start(ctx, c)
 	case s.restarts(c.Name, last):
-		if wait := s.e.notes.restart(s.pod.UID, last, s.now); wait > 0 {
+		if wait := s.e.notes.restart(s.pod.UID, s.box.containers[c.Name], s.now); wait > 0 {
 			s.later(wait)
 			return
 		}
@@ -212,9 +194,28 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	}
 }
 
+// running ends a container that its probe gave up.
+func (s *podSync) running(ctx context.Context, c *corev1.Container, last pod.Container) {
+	st, _ := s.e.probes.State(last.ID)
+	if st.Failed == "" {
+		s.e.notes.clear(s.pod.UID, c.Name)
+		return
+	}
+	grace := graceOf(s.pod)
+	if st.Grace != nil {
+		grace = time.Duration(*st.Grace) * time.Second
+	}
+	if err := s.e.stopContainer(ctx, s.box, last, grace); err != nil {
+		s.fail(err)
+	}
+}
+
 // restarts says whether the policy wants an exited container to run again.
 func (s *podSync) restarts(name string, c pod.Container) bool {
 	policy := s.pod.Spec.RestartPolicy
+	if s.isSidecar(name) {
+		return true
+	}
 	if policy == corev1.RestartPolicyAlways && s.isInit(name) {
 		policy = corev1.RestartPolicyOnFailure
 	}
@@ -222,13 +223,17 @@ func (s *podSync) restarts(name string, c pod.Container) bool {
 	case corev1.RestartPolicyNever:
 		return false
 	case corev1.RestartPolicyOnFailure:
-		return c.Exit == nil || c.Exit.Code != 0
+		return c.Exit == nil || c.Exit.Code != 0 || s.e.killedBy(c.ID) != ""
 	}
 	return true
 }
 
 func (s *podSync) isInit(name string) bool {
 	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+}
+
+func (s *podSync) isSidecar(name string) bool {
+	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name && manifest.IsSidecar(&c) })
 }
 
 // start makes and starts the next attempt of a container, unless a failed try asks for patience.
@@ -274,6 +279,9 @@ func (s *podSync) release(ctx context.Context, c *corev1.Container, id string) {
 	s.e.release()
 	if err == nil {
 		s.e.notes.clear(s.pod.UID, c.Name)
+		if err := s.postStart(ctx, c, id); err != nil {
+			s.fail(err)
+		}
 		return
 	}
 	if ctx.Err() != nil {
@@ -302,6 +310,9 @@ func (s *podSync) finish(ctx context.Context) error {
 	phase := s.outcome(boxes[0])
 	if phase == "" {
 		return nil
+	}
+	if err := s.e.endContainers(ctx, boxes[0], graceOf(s.pod)); err != nil { // sidecars
+		return err
 	}
 	status := s.e.podStatus(s.pod, boxes)
 	status.Phase = phase

@@ -99,21 +99,26 @@ func (e *Engine) withdraw(ctx context.Context) {
 	}
 }
 
-// endBox stops the containers, all at once, and removes the sandbox.
+// endBox stops the containers and removes the sandbox.
 func (e *Engine) endBox(ctx context.Context, b *box, grace time.Duration) error {
 	if b.Problem == "" {
-		if err := e.stopContainers(ctx, b.running(), grace); err != nil {
+		if err := e.endContainers(ctx, b, grace); err != nil {
 			return err
+		}
+	}
+	for _, list := range b.containers {
+		for _, c := range list {
+			e.probes.Forget(c.ID)
 		}
 	}
 	return e.pods.Remove(ctx, b.ID)
 }
 
-func (e *Engine) stopContainers(ctx context.Context, list []pod.Container, grace time.Duration) error {
+func (e *Engine) stopContainers(ctx context.Context, b *box, list []pod.Container, grace time.Duration) error {
 	errs := make([]error, len(list))
 	var wg sync.WaitGroup
 	for i, c := range list {
-		wg.Go(func() { errs[i] = e.pods.StopContainer(ctx, c.ID, grace) })
+		wg.Go(func() { errs[i] = e.stopContainer(ctx, b, c, grace) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

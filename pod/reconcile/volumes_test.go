@@ -65,7 +65,7 @@ spec:
     - {name: MILLI, valueFrom: {resourceFieldRef: {resource: limits.cpu, divisor: 1m}}}
     - {name: MEM, valueFrom: {resourceFieldRef: {resource: limits.memory, divisor: 1Mi}}}
 `)
-	got, err := environment(p, &p.Spec.Containers[0], podFacts{podIPs: []string{"10.1.0.2", "fd00::2"}}, find)
+	got, err := environment(p, &p.Spec.Containers[0], nil, podFacts{podIPs: []string{"10.1.0.2", "fd00::2"}}, find)
 	if err != nil {
 		t.Fatal(err)
 	}
