@@ -3,6 +3,7 @@ package cri
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -163,7 +164,7 @@ func devices(all []*criv1.Device) ([]runtime.Device, error) {
 	return out, nil
 }
 
-// mounts translates mounts; idmapped mounts and images are refused.
+// mounts translates mounts; idmapped mounts are refused.
 func mounts(all []*criv1.Mount) ([]runtime.Mount, error) {
 	var out []runtime.Mount
 	for i, m := range all {
@@ -184,6 +185,9 @@ func mount(m *criv1.Mount) (runtime.Mount, error) {
 		Source: m.HostPath, Destination: path.Clean(m.ContainerPath), Type: "bind",
 		Readonly: m.Readonly, RecursiveRO: m.RecursiveReadOnly, Options: m.MountOptions,
 	}
+	if m.Image != nil {
+		out.Source, out.Image, out.Readonly = m.ImageSubPath, m.Image.Image, true
+	}
 	switch m.Propagation {
 	case criv1.MountPropagation_PROPAGATION_PRIVATE:
 		out.Propagation = "rprivate"
@@ -200,20 +204,35 @@ func mount(m *criv1.Mount) (runtime.Mount, error) {
 	return out, nil
 }
 
-func checkMount(m *criv1.Mount) error {
-	if m.GetImage() != nil {
-		return invalid("image", "mounting an image is not supported: copy its content to a host path")
-	}
-	if m.GetImageSubPath() != "" {
+// checkSource wants a host path or an image.
+func checkSource(m *criv1.Mount) error {
+	sub := m.GetImageSubPath()
+	switch {
+	case m.GetImage() == nil && sub != "":
 		return invalid("image_sub_path", "needs image")
+	case m.GetImage() == nil:
+		return checkAbs("host_path", m.GetHostPath())
 	}
+	if err := checkImage(m.Image); err != nil {
+		return err
+	}
+	switch {
+	case m.GetHostPath() != "":
+		return invalid("host_path", "excludes image: leave one of them out")
+	case sub != "" && !filepath.IsLocal(sub):
+		return invalid("image_sub_path", "%.80q is not a path below the image's root: write it without .. and a leading slash", sub)
+	}
+	return nil
+}
+
+func checkMount(m *criv1.Mount) error {
 	if err := checkAbs("container_path", m.GetContainerPath()); err != nil {
 		return err
 	}
 	if path.Clean(m.ContainerPath) == "/" {
 		return invalid("container_path", "cannot be the root")
 	}
-	if err := checkAbs("host_path", m.GetHostPath()); err != nil {
+	if err := checkSource(m); err != nil {
 		return err
 	}
 	if len(m.UidMappings)+len(m.GidMappings) > 0 {

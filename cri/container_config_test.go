@@ -150,7 +150,7 @@ func TestContainerRefusals(t *testing.T) {
 		{"devices[0].host_path", func(r *req) { r.Devices[0].HostPath = "null" }},
 		{"devices[0].container_path", func(r *req) { r.Devices[0].ContainerPath = "/dev/../x" }},
 		{"devices[0].permissions", func(r *req) { r.Devices[0].Permissions = "x" }},
-		{"mounts[0].image", func(r *req) { r.Mounts[0].Image = &criv1.ImageSpec{} }},
+		{"mounts[0].image.image", func(r *req) { r.Mounts[0].Image = &criv1.ImageSpec{} }},
 		{"mounts[0].image_sub_path", func(r *req) { r.Mounts[0].ImageSubPath = "x" }},
 		{"mounts[0].container_path", func(r *req) { r.Mounts[0].ContainerPath = "/" }},
 		{"mounts[0].container_path", func(r *req) { r.Mounts[0].ContainerPath = "data" }},

@@ -273,7 +273,7 @@ func (m *Manager) removeContainerLocked(ctx context.Context, c *container) error
 	if err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	if err := m.opts.Images.Unmount(ctx, id); err != nil {
+	if err := errors.Join(m.unmountVolumes(ctx, c), m.opts.Images.Unmount(ctx, id)); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	if err := os.Remove(m.containerFile(c.rec.PodID, id)); err != nil && !errors.Is(err, os.ErrNotExist) {

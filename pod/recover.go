@@ -180,7 +180,7 @@ func (m *Manager) dropLeftovers(ctx context.Context) {
 	mounted, err := m.opts.Images.Mounted()
 	m.warn("list mounted images", err)
 	for _, id := range mounted {
-		if _, err := m.Container(id); errors.Is(err, ErrNotFound) {
+		if _, err := m.Container(volumeOwner(id)); errors.Is(err, ErrNotFound) {
 			m.warn("unmount an image without a container", m.opts.Images.Unmount(ctx, id))
 		}
 	}
