@@ -1,0 +1,180 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
+)
+
+// named is a headless Service of one pod with a name, and a name for elsewhere.
+const named = `
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: sql, port: 5432}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: out}
+spec: {type: ExternalName, externalName: outside.example}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, labels: {app: db}}
+spec:
+  hostname: first
+  subdomain: db
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: front
+    image: localhost/busybox:latest
+    command: [sh, -c, "mkdir /www; echo db > /www/index.html; exec httpd -f -p 8080 -h /www"]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: outer, namespace: default}
+spec:
+  hostNetwork: true
+  dnsPolicy: ClusterFirstWithHostNet
+  terminationGracePeriodSeconds: 1
+  containers: [{name: front, image: "localhost/busybox:latest", command: [sleep, "1000"]}]
+`
+
+// lookup is what a pod finds for a name, sorted, "" for nothing.
+func (n *node) lookup(pod, name string) string {
+	out, _, _ := n.CLI("", "exec", pod, "-c", "front", "--", "timeout", "6", "nslookup", name)
+	var found []string
+	for line := range strings.Lines(out) {
+		if a, ok := strings.CutPrefix(line, "Address: "); ok {
+			found = append(found, strings.TrimSpace(a))
+		}
+	}
+	slices.Sort(found)
+	return strings.Join(found, " ")
+}
+
+// upstream is a name server of the test's, on all IPv4 addresses of the host, as
+// some have one: it knows one name.
+func (n *node) upstream() {
+	n.t.Helper()
+	type result struct {
+		conn net.PacketConn
+		err  error
+	}
+	got := make(chan result)
+	go func() {
+		goruntime.LockOSThread() // and never unlocked: the thread ends with this
+		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
+		if err == nil {
+			defer ns.Close()
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+		}
+		var conn net.PacketConn
+		if err == nil {
+			conn, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", "0.0.0.0:53")
+		}
+		got <- result{conn, err}
+	}()
+	r := <-got
+	if r.err != nil {
+		n.t.Fatal(r.err)
+	}
+	server := &dns.Server{PacketConn: r.conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetRcode(m, dns.RcodeNameError)
+		if q := m.Question[0]; strings.EqualFold(q.Name, "outside.example.") {
+			reply.Rcode = dns.RcodeSuccess
+			if q.Qtype == dns.TypeA {
+				reply.Answer = []dns.RR{&dns.A{Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 60}, A: net.IPv4(203, 0, 113, 9)}}
+			}
+		}
+		_ = w.WriteMsg(reply)
+	})}
+	go func() { _ = server.ActivateAndServe() }()
+	n.t.Cleanup(func() { r.conn.Close() })
+}
+
+// Pods call Services and one another by name, from the pod network and from the
+// host's. Another name server has port 53 of all addresses, and is the one to
+// ask for names outside of the cluster.
+func TestNames(t *testing.T) {
+	n := newHost(t, "names")
+	resolv := filepath.Join(n.Dir, "resolv.conf")
+	if err := os.WriteFile(resolv, []byte("search corp.example\nnameserver 127.0.0.1\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Output("mount", "--bind", resolv, "/etc/resolv.conf"); err != nil {
+		t.Fatal(err)
+	}
+	n.upstream()
+	if err := n.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	if out := n.ok("info"); !strings.Contains(out, "DNS: port 53/UDP of 10.88.0.1 is taken by ") {
+		t.Errorf("info does not tell who has port 53:\n%s", out)
+	}
+	n.importBusybox()
+	n.baseline()
+	n.apply(web)
+	n.apply(named)
+	pods := n.waitReady("app=web", 2)
+	db := n.waitReady("app=db", 1)[0]
+	n.eventually("the pod on the host's network is ready", func() error {
+		if out, _, _ := n.CLI("", "get", "pod", "outer"); !strings.Contains(out, "Running") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+	pod := pods[0].Name
+	out := n.ok("exec", pod, "-c", "front", "--", "cat", "/etc/resolv.conf")
+	if want := "search default.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:5\n"; out != want {
+		t.Errorf("resolv.conf of a pod:\n%swant\n%s", out, want)
+	}
+	for _, name := range []string{"web", "web.default", "web.default.svc.cluster.local", "web.default.svc.cluster.local."} {
+		n.answers("the name "+name, pods, n.wgetFrom(pod, "http://"+name+"/cgi-bin/name"))
+	}
+	n.answers("the name from the host's network", pods, n.wgetFrom("outer", "http://web/cgi-bin/name"))
+	if got, err := n.wgetFrom(pod, "http://first.db:8080/")(); err != nil || got != "db\n" {
+		t.Errorf("a pod by its hostname: %q, %v", got, err)
+	}
+	ips := strings.Join([]string{db.Status.PodIPs[0].IP, db.Status.PodIPs[1].IP}, " ")
+	for name, want := range map[string]string{
+		"db.default.svc.cluster.local":                                               ips,
+		"first.db.default.svc.cluster.local":                                         ips,
+		strings.ReplaceAll(db.Status.PodIP, ".", "-") + ".default.pod.cluster.local": db.Status.PodIP,
+		"none.default.svc.cluster.local":                                             "",
+		"outside.example":                                                            "203.0.113.9",
+		"out.default.svc.cluster.local":                                              "203.0.113.9",
+		"kube-dns.kube-system.svc.cluster.local":                                     "10.96.0.10 fd96::a",
+	} {
+		if got := n.lookup(pod, name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	// A killed daemon takes the names with it, the next one has them again.
+	if err := n.KillDaemon(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	n.answers("the name after the daemon was killed", pods, n.wgetFrom(pod, "http://web/cgi-bin/name"))
+	n.ok("delete", "service", "web")
+	n.eventually("the deleted Service has no name", func() error {
+		if got := n.lookup(pod, "web.default.svc.cluster.local"); got != "" {
+			return fmt.Errorf("it is still %s", got)
+		}
+		return nil
+	})
+}
