@@ -41,6 +41,10 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if err != nil {
 		return none, err
 	}
+	mounts, err := m.imageVolumes(ctx, c, m.mounts(c))
+	if err != nil {
+		return none, err
+	}
 	devices, err := devicesOf(cfg, podCfg)
 	if err != nil {
 		return none, err
@@ -51,7 +55,7 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 		Rootfs: rootfs, ReadonlyRootfs: cfg.ReadonlyRootfs,
 		Args: args, Env: environment(cfg, podCfg, &img.Config.Config), Cwd: workingDir(cfg, &img.Config.Config), Terminal: cfg.Terminal,
 		UID: user.UID, GID: user.GID, AdditionalGIDs: user.AdditionalGIDs,
-		Mounts: m.mounts(c), Devices: devices,
+		Mounts: mounts, Devices: devices,
 		CgroupPath: c.rec.CgroupPath, Resources: cfg.Resources, Security: cfg.Security,
 		HostPID: cfg.HostPID || podCfg.HostPID, OwnPID: cfg.OwnPID, TargetPID: target,
 		HostNetwork: podCfg.HostNetwork, HostIPC: podCfg.HostIPC,
