@@ -152,6 +152,10 @@ func TestHelloExample(t *testing.T) {
 		}
 		return nil
 	})
+	out := n.ok("exec", pods[0].Name, "-c", "web", "--", "wget", "-q", "-O", "-", "http://hello/")
+	if !strings.Contains(out, "hello from ") {
+		t.Errorf("the Service by its name from a pod: %q", out)
+	}
 	n.ok("delete", "-f", file)
 	if left := n.pods(""); len(left) != 0 {
 		t.Errorf("pods after delete -f: %v", left)
