@@ -52,6 +52,7 @@ type Server struct {
 	endpoints []Listener
 	warnings  []string
 	serial    uint32
+	known     chan struct{} // closed by the first Set
 }
 
 // Listener is where a protocol of one address is served.
@@ -76,9 +77,8 @@ func Listen(opts Options) (*Server, error) {
 	if len(opts.Addrs) == 0 {
 		return nil, errors.New("serve DNS: no address to listen on")
 	}
-	s := &Server{opts: opts, handler: &handler{domain: domain, ranges: opts.Ranges, log: opts.Log, forward: newForwarder(opts.Log)}}
+	s := &Server{opts: opts, handler: &handler{domain: domain, ranges: opts.Ranges, log: opts.Log, forward: newForwarder(opts.Log)}, known: make(chan struct{})}
 	s.follower = &follower{path: opts.ResolvConf, own: s.own, set: s.handler.forward.setServers, log: opts.Log}
-	s.Set(Records{})
 	for _, a := range opts.Addrs {
 		if err := errors.Join(s.bind("UDP", a), s.bind("TCP", a)); err != nil {
 			return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), s.Close())
@@ -97,11 +97,20 @@ func (s *Server) Warnings() []string { return slices.Clone(s.warnings) }
 func (s *Server) Set(r Records) {
 	s.serial++
 	s.handler.now.Store(build(s.handler.domain, s.serial, &r))
+	if s.serial == 1 {
+		close(s.known)
+	}
 }
 
-// Serve answers until ctx ends, and closes the sockets.
+// Serve answers until ctx ends, and closes the sockets. Until the first Set,
+// questions wait: that a name does not exist would be a lie.
 func (s *Server) Serve(ctx context.Context) error {
 	s.follower.look()
+	select {
+	case <-s.known:
+	case <-ctx.Done():
+		return s.Close()
+	}
 	work, ctx := errgroup.WithContext(ctx)
 	for _, server := range s.servers {
 		work.Go(server.ActivateAndServe)

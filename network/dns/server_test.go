@@ -409,6 +409,47 @@ func TestServeFollowsTheFile(t *testing.T) {
 	}
 }
 
+// What is asked before the names are known is answered when they are.
+func TestQuestionsWaitForNames(t *testing.T) {
+	s, err := Listen(Options{Domain: "cluster.local", Addrs: addrs("127.0.0.85"), ResolvConf: filepath.Join(t.TempDir(), "none")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	conn, err := dns.Dial("udp", s.at("UDP"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.WriteMsg(new(dns.Msg).SetQuestion("web.default.svc.cluster.local.", dns.TypeA)); err != nil {
+		t.Fatal(err)
+	}
+	s.Set(world())
+	_ = conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if m, err := conn.ReadMsg(); err != nil || len(m.Answer) != 1 {
+		t.Errorf("%v, %v", m, err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// Without a name ever, it ends all the same.
+func TestServeEndsUnused(t *testing.T) {
+	s, err := Listen(Options{Domain: "cluster.local", Addrs: addrs("127.0.0.86"), ResolvConf: filepath.Join(t.TempDir(), "none")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := s.Serve(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // No answer is lost, and none is wrong, while 1,000 Services and pods change.
 func TestNothingLostInChange(t *testing.T) {
 	const services, rounds, askers, questions = 1000, 100, 8, 250
