@@ -95,14 +95,19 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	var balancers reconcile.Allocator
+	if len(c.BalancerCIDRs) > 0 {
+		balancers = service.NewAllocator(c.BalancerCIDRs, 0, 0)
+	}
 	engine, err := reconcile.New(reconcile.Options{
 		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: services,
 		Pull: func(ctx context.Context, ref string) error {
 			_, err := store.Pull(ctx, ref, images.PullOptions{})
 			return err
 		},
-		Alloc:    service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
-		NodeName: node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
+		Alloc:     service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
+		Balancers: balancers,
+		NodeName:  node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
 	})
 	if err != nil {
 		return err
@@ -196,7 +201,7 @@ func healNetwork(ctx context.Context, net *network.Manager, services *service.Ta
 	defer look.Stop()
 	last, failed := time.Now(), "" // failed: damage that could not be cured
 	for {
-		damage := ""
+		var damage string
 		select {
 		case <-ctx.Done():
 			return

@@ -67,6 +67,11 @@ func defaultService(s *corev1.ServiceSpec) {
 	setDefault(&s.Type, corev1.ServiceTypeClusterIP)
 	setDefault(&s.SessionAffinity, corev1.ServiceAffinityNone)
 	setPointer(&s.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+	if s.SessionAffinity == corev1.ServiceAffinityClientIP {
+		setPointer(&s.SessionAffinityConfig, corev1.SessionAffinityConfig{})
+		setPointer(&s.SessionAffinityConfig.ClientIP, corev1.ClientIPConfig{})
+		setPointer(&s.SessionAffinityConfig.ClientIP.TimeoutSeconds, corev1.DefaultClientIPServiceAffinitySeconds)
+	}
 	for i := range s.Ports {
 		p := &s.Ports[i]
 		setDefault(&p.Protocol, corev1.ProtocolTCP)

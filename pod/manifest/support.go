@@ -43,10 +43,12 @@ func objectSections() []section {
 		{corev1.Service{}, "Service", "metadata spec status", ""},
 		{
 			corev1.ServiceSpec{},
-			"Service.spec", "type=ClusterIP|NodePort|ExternalName selector ports externalName clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
-				"sessionAffinity=None internalTrafficPolicy=Cluster externalTrafficPolicy=Cluster",
-			"clusterIP None makes a headless Service: its name leads to its endpoints; type ExternalName is another name for externalName. Both are for DNS alone",
+			"Service.spec", "type=ClusterIP|NodePort|LoadBalancer|ExternalName selector ports externalName clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
+				"sessionAffinity=None|ClientIP sessionAffinityConfig internalTrafficPolicy=Cluster|Local externalTrafficPolicy=Cluster|Local",
+			"clusterIP None makes a headless Service: its name leads to its endpoints; type ExternalName is another name for externalName. Both are for DNS alone. Type LoadBalancer has addresses of network.load_balancer_cidrs, or the host's own. On one host the traffic policies mean the same: clients keep their addresses with both",
 		},
+		{corev1.SessionAffinityConfig{}, "Service.spec.sessionAffinityConfig", "clientIP", ""},
+		{corev1.ClientIPConfig{}, "Service.spec.sessionAffinityConfig.clientIP", "timeoutSeconds", "a client is forgotten so long after its last connection"},
 		{corev1.ServicePort{}, "Service.spec.ports[]", "name protocol=TCP|UDP|SCTP appProtocol port targetPort nodePort", ""},
 		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
 		{

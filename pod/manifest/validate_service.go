@@ -26,10 +26,11 @@ func (c *checker) service(s *corev1.ServiceSpec) {
 	if len(s.Ports) == 0 && !headless && !external {
 		c.fail("spec.ports", "is required: at least one port")
 	}
-	if headless && s.Type == corev1.ServiceTypeNodePort {
-		c.fail("spec.clusterIP", "None is not possible with type NodePort")
+	if headless && (s.Type == corev1.ServiceTypeNodePort || s.Type == corev1.ServiceTypeLoadBalancer) {
+		c.fail("spec.clusterIP", "None is not possible with type %s", s.Type)
 	}
 	c.serviceAddresses(s)
+	c.affinity(s)
 	for _, k := range keysOf(s.Selector) {
 		at := "spec.selector[" + k + "]"
 		c.all(at, k, validation.IsQualifiedName(k))
@@ -47,6 +48,20 @@ func (c *checker) service(s *corev1.ServiceSpec) {
 		c.once("spec.ports["+strconv.Itoa(i)+"].port", ports, strconv.Itoa(int(p.Port))+"/"+proto)
 		if p.NodePort != 0 {
 			c.once("spec.ports["+strconv.Itoa(i)+"].nodePort", nodePorts, strconv.Itoa(int(p.NodePort))+"/"+proto)
+		}
+	}
+}
+
+// affinity takes 1 second to 1 day, as Kubernetes does.
+func (c *checker) affinity(s *corev1.ServiceSpec) {
+	f := s.SessionAffinityConfig
+	switch {
+	case f == nil:
+	case s.SessionAffinity != corev1.ServiceAffinityClientIP:
+		c.fail("spec.sessionAffinityConfig", "is only possible with sessionAffinity: ClientIP")
+	case f.ClientIP != nil && f.ClientIP.TimeoutSeconds != nil:
+		if n := *f.ClientIP.TimeoutSeconds; n < 1 || n > 86400 {
+			c.fail("spec.sessionAffinityConfig.clientIP.timeoutSeconds", "%d is not possible; use 1 to 86400", n)
 		}
 	}
 }
@@ -109,8 +124,8 @@ func (c *checker) servicePort(at string, s *corev1.ServiceSpec, p *corev1.Servic
 	c.port(at+".port", p.Port)
 	switch {
 	case p.NodePort == 0:
-	case s.Type != corev1.ServiceTypeNodePort:
-		c.fail(at+".nodePort", "is only possible with type: NodePort")
+	case s.Type != corev1.ServiceTypeNodePort && s.Type != corev1.ServiceTypeLoadBalancer:
+		c.fail(at+".nodePort", "is only possible with type: NodePort or LoadBalancer")
 	default:
 		c.port(at+".nodePort", p.NodePort)
 	}

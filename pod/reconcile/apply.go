@@ -313,7 +313,10 @@ func (p *plan) mergeService(s, old *corev1.Service) {
 	if !same([]any{s.Spec.IPFamilies, s.Spec.IPFamilyPolicy}, []any{old.Spec.IPFamilies, old.Spec.IPFamilyPolicy}) {
 		p.refuse(pod.ErrInvalid, "%s: ipFamilies and ipFamilyPolicy cannot be changed; delete the Service first", p.Ref)
 	}
-	if s.Spec.Type != corev1.ServiceTypeNodePort {
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		s.Status.LoadBalancer = old.Status.LoadBalancer
+	}
+	if s.Spec.Type != corev1.ServiceTypeNodePort && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return
 	}
 	for i := range s.Spec.Ports {

@@ -137,7 +137,7 @@ func (e *Engine) allocateAll(plans []*plan) {
 			if !ok || p.Err != nil || p.Outcome == Unchanged || (s.Spec.ClusterIP != "") != named {
 				continue
 			}
-			e.opts.Alloc.Release(s.Namespace + "/" + s.Name)
+			e.releaseService(s.Namespace + "/" + s.Name)
 			if err := e.allocate(s); err != nil {
 				p.refuse(pod.ErrExists, "%s: %v", p.Ref, err)
 			}
@@ -149,7 +149,7 @@ func (e *Engine) allocateAll(plans []*plan) {
 func (e *Engine) reallocate(plans []*plan) {
 	for _, p := range plans {
 		if p.Kind == manifest.KindService {
-			e.opts.Alloc.Release(p.Namespace + "/" + p.Name)
+			e.releaseService(p.Namespace + "/" + p.Name)
 		}
 	}
 	for _, p := range plans {

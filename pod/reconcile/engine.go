@@ -76,9 +76,11 @@ type Options struct {
 	Pods     PodManager
 	Images   ImageStore
 	// Pull gets an image from its registry; nil: only images on this host can be used.
-	Pull       func(ctx context.Context, ref string) error
-	Services   ServiceTable
-	Alloc      Allocator
+	Pull     func(ctx context.Context, ref string) error
+	Services ServiceTable
+	Alloc    Allocator
+	// Balancers has the addresses of Services of type LoadBalancer; nil: the host's own.
+	Balancers  Allocator
 	NodeName   string
 	NodeIPs    func() []netip.Addr // nil: none
 	ResolvConf string              // "" is /etc/resolv.conf

@@ -71,6 +71,8 @@ func (e *Engine) withStatus(o manifest.Object) manifest.Object {
 		v.Status = e.statusOf(o.Value().(*corev1.Pod))
 	case *appsv1.Deployment:
 		v.Status = e.deploymentStatus(o.Value().(*appsv1.Deployment))
+	case *corev1.Service:
+		v.Status.LoadBalancer = e.balancerStatus(o.Value().(*corev1.Service))
 	case *corev1.Namespace:
 		v.Status.Phase = corev1.NamespaceActive
 		if v.DeletionTimestamp != nil {

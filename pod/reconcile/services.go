@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,7 +41,7 @@ func (e *Engine) syncServices(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
-		e.opts.Alloc.Release(o.Namespace() + "/" + o.Name())
+		e.releaseService(o.Namespace() + "/" + o.Name())
 		e.work.add(manifest.Ref{Kind: manifest.KindNamespace, Name: o.Namespace()})
 	}
 	return errors.Join(errs...)
@@ -80,6 +81,10 @@ func (e *Engine) frontend(s *corev1.Service) service.Service {
 	out := service.Service{Namespace: s.Namespace, Name: s.Name, ExternalIPs: parseAddrs(s.Spec.ExternalIPs)}
 	if s.Spec.ClusterIP != corev1.ClusterIPNone {
 		out.ClusterIPs = parseAddrs(s.Spec.ClusterIPs)
+	}
+	out.ExternalIPs = append(out.ExternalIPs, e.balancerIPs(s)...)
+	if a := s.Spec.SessionAffinityConfig; s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP && a != nil && a.ClientIP != nil && a.ClientIP.TimeoutSeconds != nil {
+		out.Affinity = time.Duration(*a.ClientIP.TimeoutSeconds) * time.Second
 	}
 	backends := e.backends(s)
 	for _, p := range s.Spec.Ports {
@@ -211,6 +216,13 @@ func (e *Engine) reserve(s *corev1.Service) error {
 			errs = append(errs, e.opts.Alloc.ReserveClusterIP(key, ip))
 		}
 	}
+	if e.opts.Balancers != nil {
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			for _, ip := range parseAddrs([]string{in.IP}) {
+				errs = append(errs, e.opts.Balancers.ReserveClusterIP(key, ip))
+			}
+		}
+	}
 	for _, p := range s.Spec.Ports {
 		if p.NodePort != 0 {
 			errs = append(errs, e.opts.Alloc.ReserveNodePort(key, string(p.Protocol), uint16(p.NodePort)))
@@ -229,6 +241,9 @@ func (e *Engine) allocate(s *corev1.Service) error {
 		if err := e.allocateIPs(key, s); err != nil {
 			return err
 		}
+	}
+	if err := e.allocateBalancer(key, s); err != nil {
+		return err
 	}
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]

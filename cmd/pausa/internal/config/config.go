@@ -30,16 +30,17 @@ type Config struct {
 	RegistryConfig string
 	Images         ImagePolicy
 
-	PodCIDRs     []netip.Prefix // at most one per family
-	Bridge       string
-	MTU          int // 0: from the egress route
-	CNIConfDir   string
-	CNIBinDirs   []string
-	ServiceCIDRs []netip.Prefix
-	NodePortMin  uint16
-	NodePortMax  uint16
-	DNS          bool   // serve names of Services and pods
-	DNSDomain    string // "cluster.local"
+	PodCIDRs      []netip.Prefix // at most one per family
+	Bridge        string
+	MTU           int // 0: from the egress route
+	CNIConfDir    string
+	CNIBinDirs    []string
+	ServiceCIDRs  []netip.Prefix
+	BalancerCIDRs []netip.Prefix // none: the host's own addresses
+	NodePortMin   uint16
+	NodePortMax   uint16
+	DNS           bool   // serve names of Services and pods
+	DNSDomain     string // "cluster.local"
 
 	CgroupParent string
 	KeeperBinary string // "": pausa-keeper beside pausa

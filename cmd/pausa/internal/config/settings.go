@@ -142,6 +142,16 @@ func networkSettings() []setting {
 			func(c *Config, v string) error { return setPrefixes(&c.ServiceCIDRs, v) },
 		},
 		{
+			"network.load_balancer_cidrs", list, "", "Addresses of Services of type LoadBalancer, which the network must route to this host: one range per family; none takes the host's own addresses.",
+			func(c *Config, v string) error {
+				if len(splitList(v)) == 0 {
+					c.BalancerCIDRs = nil
+					return nil
+				}
+				return setPrefixes(&c.BalancerCIDRs, v)
+			},
+		},
+		{
 			"network.node_port_range", text, "30000-32767", "Ports that Services of type NodePort get.",
 			func(c *Config, v string) error { return setPortRange(&c.NodePortMin, &c.NodePortMax, v) },
 		},
