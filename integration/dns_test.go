@@ -4,6 +4,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -11,8 +12,10 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
@@ -65,15 +68,9 @@ func (n *node) lookup(pod, name string) string {
 	return strings.Join(found, " ")
 }
 
-// upstream is a name server of the test's, on all IPv4 addresses of the host, as
-// some have one: it knows one name.
-func (n *node) upstream() {
-	n.t.Helper()
-	type result struct {
-		conn net.PacketConn
-		err  error
-	}
-	got := make(chan result)
+// inside calls f on a thread in the host's network namespace.
+func (n *node) inside(f func() error) error {
+	done := make(chan error)
 	go func() {
 		goruntime.LockOSThread() // and never unlocked: the thread ends with this
 		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
@@ -81,17 +78,27 @@ func (n *node) upstream() {
 			defer ns.Close()
 			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
 		}
-		var conn net.PacketConn
 		if err == nil {
-			conn, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", "0.0.0.0:53")
+			err = f()
 		}
-		got <- result{conn, err}
+		done <- err
 	}()
-	r := <-got
-	if r.err != nil {
-		n.t.Fatal(r.err)
+	return <-done
+}
+
+// upstream is a name server of the test's, on all IPv4 addresses of the host, as
+// some have one: it knows one name.
+func (n *node) upstream() {
+	n.t.Helper()
+	var conn net.PacketConn
+	err := n.inside(func() (err error) {
+		conn, err = new(net.ListenConfig).ListenPacket(context.Background(), "udp4", "0.0.0.0:53")
+		return err
+	})
+	if err != nil {
+		n.t.Fatal(err)
 	}
-	server := &dns.Server{PacketConn: r.conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
+	server := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
 		reply := new(dns.Msg).SetRcode(m, dns.RcodeNameError)
 		if q := m.Question[0]; strings.EqualFold(q.Name, "outside.example.") {
 			reply.Rcode = dns.RcodeSuccess
@@ -102,7 +109,7 @@ func (n *node) upstream() {
 		_ = w.WriteMsg(reply)
 	})}
 	go func() { _ = server.ActivateAndServe() }()
-	n.t.Cleanup(func() { r.conn.Close() })
+	n.t.Cleanup(func() { conn.Close() })
 }
 
 // Pods call Services and one another by name, from the pod network and from the
@@ -177,4 +184,69 @@ func TestNames(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// 200 questions a second, each over a socket of its own through the Service's
+// address, while pods come and go: every one is answered, and with pods.
+func TestNamesWhilePodsChange(t *testing.T) {
+	const questions = 2000
+	n := newNode(t, "churn")
+	n.apply(web + "---\napiVersion: v1\nkind: Service\nmetadata: {name: all}\nspec: {clusterIP: None, selector: {app: web}}\n")
+	n.waitReady("app=web", 2)
+	var asked, lost atomic.Int32
+	n.eventually("the names are known", func() error {
+		if n.lookup(n.pods("app=web")[0].Name, "all.default.svc.cluster.local") == "" {
+			return errors.New("all has no address")
+		}
+		return nil
+	})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		err := n.inside(func() error {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for i := range questions {
+				name := []string{"all", "web"}[i%2] + ".default.svc.cluster.local."
+				server := []string{"10.96.0.10:53", "[fd96::a]:53"}[i/2%2]
+				c := dns.Client{Net: []string{"udp", "tcp"}[i/4%8/7], Timeout: 2 * time.Second}
+				m, err := dialed(&c, server, new(dns.Msg).SetQuestion(name, dns.TypeA))
+				if asked.Add(1); err != nil || m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
+					lost.Add(1)
+					t.Logf("question %d, %s of %s over %s: %v, %v", i, name, server, c.Net, m, err)
+				}
+				<-tick.C
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	changes := 0
+	for ended := false; !ended; changes++ {
+		count := []int{8, 2}[changes%2]
+		n.apply(strings.Replace(web, "replicas: 2", fmt.Sprint("replicas: ", count), 1))
+		n.waitReady("app=web", count)
+		select {
+		case <-done:
+			ended = true
+		default:
+		}
+	}
+	t.Logf("%d questions, %d lost, during %d changes of the number of pods", asked.Load(), lost.Load(), changes)
+	if lost.Load() > 0 || changes < 3 {
+		t.Error("answers were lost, or too little has changed")
+	}
+}
+
+// dialed asks without leaving the calling thread: its namespace decides where a socket is.
+func dialed(c *dns.Client, server string, m *dns.Msg) (*dns.Msg, error) {
+	conn, err := c.Dial(server)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	reply, _, err := c.ExchangeWithConn(m, conn)
+	return reply, err
 }
