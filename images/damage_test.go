@@ -3,6 +3,7 @@ package images
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -40,16 +41,18 @@ func TestDamagedDatabasesAreMadeAgain(t *testing.T) {
 			}
 		},
 		"nonsense": func(t *testing.T, path string) { write(t, path, strings.Repeat("nonsense", 10_000)) },
-		"flipped": func(t *testing.T, path string) {
+	}
+	for _, stride := range []int{13, 41, 97, 509} { // each makes other nonsense of the pages
+		damages[fmt.Sprintf("flipped each %d", stride)] = func(t *testing.T, path string) {
 			data, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			for i := 2 * 4096; i < len(data); i += 97 {
+			for i := 2 * 4096; i < len(data); i += stride {
 				data[i] ^= 0xff
 			}
 			write(t, path, string(data))
-		},
+		}
 	}
 	for name, damage := range damages {
 		for _, db := range []string{"meta.db", "overlay/metadata.db"} {

@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/metadata"
@@ -77,30 +78,65 @@ func (s *Store) damaged() error {
 		if err != nil {
 			return err
 		}
-		if err := checkBolt(db, info.Size()); err != nil {
+		if err := checkDatabase(db); err != nil {
 			return fmt.Errorf("%s: %w", db, err)
 		}
 	}
 	return nil
 }
 
-// checkBolt reads a whole bolt database; size is that of its file.
-func checkBolt(path string, size int64) (err error) {
-	// A page that the file lacks, or nonsense in one, panics inside bolt.
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("damaged: %v", r)
-		}
-	}()
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+// checkProcess is the name under which a program that calls CheckMain looks at a database.
+const checkProcess = "pausa-check-database"
+
+// CheckMain ends the process if this program was started to look at a database;
+// every program that opens a Store calls it first thing in main. Bolt's own check
+// of a damaged file may fault in a goroutine of bolt's, which ends the process
+// whatever its caller does: so it has one of its own.
+func CheckMain() {
+	if len(os.Args) != 2 || os.Args[0] != checkProcess {
+		return
+	}
+	if err := checkBolt(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// checkLimit is far above what the check of a sound database takes; that of a
+// damaged one may go round in circles.
+const checkLimit = 5 * time.Second
+
+// checkDatabase looks at a bolt database in a process of its own.
+func checkDatabase(path string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), checkLimit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", path)
+	cmd.Args[0] = checkProcess
+	cmd.Env = []string{"GOMAXPROCS=1", "GOTRACEBACK=none"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return fmt.Errorf("%s: %w", first, err)
+	}
+	return nil
+}
+
+// checkBolt reads a whole bolt database.
+func checkBolt(path string) (err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	// Opening writes nothing to a sound file, and neither to one that is damaged.
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, ReadOnly: true, PreLoadFreelist: true})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	return db.View(func(tx *bolt.Tx) error {
-		if tx.Size() > size {
-			return fmt.Errorf("damaged: cut off at %d of %d bytes", size, tx.Size())
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("damaged: cut off at %d of %d bytes", info.Size(), tx.Size())
 		}
 		var first error
 		for e := range tx.Check() {

@@ -25,6 +25,7 @@ const insideEnv = "PAUSA_IMAGES_TEST_INSIDE"
 // TestMain runs the tests in a mount namespace of their own, so that nothing
 // that they mount reaches the host or outlives them.
 func TestMain(m *testing.M) {
+	CheckMain()
 	if os.Getenv(crashEnv) != "" {
 		crash()
 	}

@@ -14,10 +14,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/network/bridge"
 )
 
 func main() {
+	images.CheckMain()
 	if os.Getenv("CNI_COMMAND") != "" {
 		os.Exit(bridge.PluginMain(os.Stdin, os.Stdout, os.Environ()))
 	}
