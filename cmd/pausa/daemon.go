@@ -36,6 +36,11 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		}
 		down.add(lock.Close)
 	}
+	// The root of a pod's user namespace is nobody here, and must get through to
+	// its containers' root folders. What is not for others is closed below.
+	if err := os.Chmod(c.Run, 0o711); err != nil { //nolint:gosec // see above
+		return fmt.Errorf("let user namespaces through %s: %w", c.Run, err)
+	}
 	groups, err := openCgroup(c.CgroupParent)
 	if err != nil {
 		return err
@@ -116,9 +121,14 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	for _, w := range host.warnings {
 		log.Warn("limit of this host", "warning", w)
 	}
+	noUserNamespaces := store.CanShift()
+	if noUserNamespaces != nil {
+		log.Warn("pods with a user namespace cannot run here", "error", noUserNamespaces)
+	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: store, Pull: pullFor(store), ImageTools: store, Objects: declared{engine},
-		Version: version, Info: host.info, Log: log,
+		Handlers: []cri.Handler{{RecursiveReadOnly: true, UserNamespaces: noUserNamespaces == nil}},
+		Version:  version, Info: host.info, Log: log,
 	})
 	if err != nil {
 		return err
