@@ -246,6 +246,10 @@ func (m *Manager) lock(id string) (unlock func()) {
 	}
 }
 
+// Blockers names chains of others that drop the pods' packets, each with the
+// command that cures it.
+func (m *Manager) Blockers() ([]string, error) { return m.plugin.Blockers(m.opts.Bridge) }
+
 // Spoofed counts the packets of pods that came from an address that is not theirs, and were
 // dropped: of the built-in network, since its rules were written last.
 func (m *Manager) Spoofed() (packets uint64, err error) {
