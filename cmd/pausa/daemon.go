@@ -117,8 +117,12 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...)}
-	for _, w := range host.warnings {
+	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers}
+	blockers, err := net.Blockers()
+	if err != nil {
+		log.Error("look at the rules of others", "error", err)
+	}
+	for _, w := range append(blockers, host.warnings...) {
 		log.Warn("limit of this host", "warning", w)
 	}
 	noUserNamespaces := store.CanShift()

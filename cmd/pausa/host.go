@@ -93,15 +93,21 @@ type hostFacts struct {
 	started  time.Time
 	keeper   *runtime.Client
 	warnings []string
+	blockers func() ([]string, error) // chains of others that drop what pods send
 }
 
 func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
 	info := cri.Info{
 		StateDir: h.config.State, RunDir: h.config.Run, Cgroup: h.cgroup, StartedAt: h.started, Warnings: h.warnings,
 	}
+	blockers, err := h.blockers()
+	if err != nil {
+		blockers = append(blockers, fmt.Sprintf("the rules of others cannot be read: %v", err))
+	}
+	info.Warnings = append(append([]string{}, info.Warnings...), blockers...)
 	keeper, err := h.keeper.Hello(ctx)
 	if errors.Is(err, runtime.ErrKeeperGone) {
-		info.Warnings = append(append([]string{}, info.Warnings...), "the keeper does not answer: pods cannot be started or stopped until a new one runs")
+		info.Warnings = append(info.Warnings, "the keeper does not answer: pods cannot be started or stopped until a new one runs")
 		return info, nil
 	}
 	info.KeeperPid, info.KeeperVersion = keeper.Pid, keeper.Version
