@@ -124,7 +124,9 @@ func (k *Keeper) adoptRunning(c *container, held Held) error {
 	}
 	c.openAdopted(held)
 	close(c.parked)
-	c.io.start()
+	if err := c.io.start(); err != nil {
+		k.log.Error("go on with the output of an adopted container; some may be logged twice", "container", c.id, "err", err)
+	}
 	c.proc = c.adoptProcess(held)
 	go k.watch(c)
 	if c.state.Status == runtime.Running {

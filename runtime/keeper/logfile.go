@@ -84,13 +84,15 @@ func openLogFile(path string) (*os.File, error) {
 
 // write logs the whole lines of data and says how many bytes it took. With last
 // it takes all: a line without an end is tagged P, as more of it could have come.
-func (l *logFile) write(stream string, data []byte, last bool) (taken int) {
+// What it takes is in the journal until the caller ends the entry.
+func (l *logFile) write(stream string, data []byte, last bool, j *journal) (taken int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.buf, taken = appendLines(l.buf[:0], time.Now(), stream, data, last)
 	if taken == 0 || l.file == nil {
 		return taken
 	}
+	j.begin(l.file, l.buf, data[:taken])
 	n, err := l.file.Write(l.buf)
 	if err != nil {
 		l.dropped.Add(int64(taken))

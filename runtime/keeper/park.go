@@ -147,7 +147,9 @@ func (k *Keeper) parkedInit(c *container, lc *libcontainer.Container, pid int) e
 		_ = proc.fd.Close()
 		return err
 	}
-	c.io.start()
+	if err := c.io.start(); err != nil { // the container needs no journal
+		k.log.Warn("keep a journal of output; after a crash some may be logged twice", "container", c.id, "err", err)
+	}
 	return nil
 }
 

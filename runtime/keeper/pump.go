@@ -38,6 +38,7 @@ type pump struct {
 	log     *logFile
 	clients *fanout
 	scratch *pipePool
+	journal *journal // nil for a terminal
 	done    chan struct{}
 
 	stopping atomic.Bool
@@ -116,8 +117,9 @@ func (p *pump) turnFIFO(fd int, buf []byte, flush bool) turn {
 		return p.atEnd(fd)
 	}
 	p.clients.write(p.name, buf[min(p.waiting, n):n])
-	taken := p.log.write(p.name, buf[:n], flush)
+	taken := p.log.write(p.name, buf[:n], flush, p.journal)
 	discard(fd, buf[:taken])
+	p.journal.end()
 	p.waiting = n - taken
 	return moved
 }
@@ -142,7 +144,7 @@ func (p *pump) turnTerminal(fd int, buf []byte, flush bool) turn {
 	p.clients.write(p.name, buf[:n])
 	p.rest = append(p.rest, buf[:n]...)
 	nothing := len(p.rest) == 0
-	taken := p.log.write(p.name, p.rest, flush || n == 0)
+	taken := p.log.write(p.name, p.rest, flush || n == 0, nil)
 	p.rest = append([]byte(nil), p.rest[taken:]...)
 	switch {
 	case n > 0:

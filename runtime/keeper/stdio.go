@@ -24,8 +24,9 @@ type stdio struct {
 	log     *logFile
 	clients fanout
 	scratch *pipePool
-	pumps   []*pump // complete before the container is parked
-	changed func()  // called when the input has ended: who holds it must let it go
+	journal *journalFile // nil without one: output may be logged twice then
+	pumps   []*pump      // complete before the container is parked
+	changed func()       // called when the input has ended: who holds it must let it go
 
 	mu     sync.Mutex
 	stdin  *os.File // the writing end of the input; nil without one
@@ -138,10 +139,24 @@ func (s *stdio) useTerminal(master *os.File) {
 	s.addPump("stdout", master, true)
 }
 
-func (s *stdio) start() {
+// start begins to copy, where an earlier keeper has ended.
+func (s *stdio) start() error {
+	var errs []error
+	if len(s.pumps) == 2 && s.log.path != "" {
+		var err error
+		s.journal, err = openJournal(s.path("journal"))
+		errs = append(errs, err)
+	}
+	for i, p := range s.pumps {
+		if !p.tty {
+			p.journal = s.journal.journalOf(i)
+			errs = append(errs, p.journal.settle(s.log.file, p.source, s.scratch))
+		}
+	}
 	for _, p := range s.pumps {
 		go p.run()
 	}
+	return errors.Join(errs...)
 }
 
 // input is a duplicate of what a client writes input to; nil without one.
@@ -212,6 +227,7 @@ func (s *stdio) drain() {
 	s.master = nil // its pump has closed it
 	s.mu.Unlock()
 	s.log.close()
+	s.journal.close()
 }
 
 // abandon closes streams that never carried anything.
