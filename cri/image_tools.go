@@ -124,6 +124,14 @@ func (s *pausaService) TagImage(ctx context.Context, r *pausav1.TagImageRequest)
 	return &pausav1.TagImageResponse{Name: full}, nil
 }
 
+// UntagImage takes a name away, and the image with its last one.
+func (s *pausaService) UntagImage(ctx context.Context, r *pausav1.ImageRequest) (*pausav1.UntagImageResponse, error) {
+	if r.Ref == "" {
+		return nil, invalid("ref", "is empty")
+	}
+	return &pausav1.UntagImageResponse{}, s.o.Images.Remove(ctx, r.Ref)
+}
+
 // ExportImage sends an archive in chunks.
 func (s *pausaService) ExportImage(r *pausav1.ExportImageRequest, out pausav1.Pausa_ExportImageServer) error {
 	tools, err := s.tools()

@@ -201,6 +201,18 @@ func TestImageReports(t *testing.T) {
 	}
 }
 
+func TestUntag(t *testing.T) {
+	d := newDaemon(t)
+	d.images.all = []images.Image{{ID: "sha256:a", RepoTags: []string{"x:1", "x:2"}}}
+	if _, err := d.own.UntagImage(t.Context(), &pausav1.ImageRequest{Ref: "x:1"}); err != nil || len(d.images.all) != 1 || len(d.images.all[0].RepoTags) != 1 {
+		t.Errorf("left %+v, %v", d.images.all, err)
+	}
+	_, err := d.own.UntagImage(t.Context(), &pausav1.ImageRequest{Ref: "none"})
+	wantCode(t, err, codes.NotFound, "not found")
+	_, err = d.own.UntagImage(t.Context(), &pausav1.ImageRequest{})
+	wantCode(t, err, codes.InvalidArgument, "ref")
+}
+
 func TestWithoutImageTools(t *testing.T) {
 	d := newDaemon(t)
 	_, err := d.own.InspectImage(t.Context(), &pausav1.ImageRequest{Ref: "x:1"})

@@ -7,6 +7,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/cri/pausav1"
 )
 
 func (p *program) imagesCommand() *cli.Command {
@@ -191,7 +193,7 @@ func (p *program) imagesRmCommand() *cli.Command {
 		Aliases:   []string{"remove"},
 		Usage:     "Remove images",
 		ArgsUsage: "REF...",
-		Description: "An id removes all names of the image. An image in use by a container stays.\n\n" +
+		Description: "A name takes that name away, and the image with its last one. An id takes all names.\nAn image in use by a container stays.\n\n" +
 			"Examples:\n" +
 			"  pausa images rm localhost/busybox:latest\n" +
 			"  pausa images rm 3f57d9401f8d",
@@ -204,7 +206,7 @@ func (p *program) imagesRmCommand() *cli.Command {
 					}
 					return err
 				}
-				_, err := c.images.RemoveImage(ctx.Context, &criv1.RemoveImageRequest{Image: &criv1.ImageSpec{Image: ref}})
+				_, err := c.UntagImage(ctx.Context, &pausav1.ImageRequest{Ref: ref})
 				if err == nil {
 					fmt.Fprintf(p.out, "image %q removed\n", ref)
 				}

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
@@ -48,6 +49,11 @@ func (f fakePausa) TagImage(_ context.Context, r *pausav1.TagImageRequest) (*pau
 		return nil, status.Error(codes.NotFound, "image not found")
 	}
 	return &pausav1.TagImageResponse{Name: "docker.io/library/" + r.GetName()}, nil
+}
+
+func (f fakePausa) UntagImage(ctx context.Context, r *pausav1.ImageRequest) (*pausav1.UntagImageResponse, error) {
+	_, err := f.RemoveImage(ctx, &criv1.RemoveImageRequest{Image: &criv1.ImageSpec{Image: r.GetRef()}})
+	return &pausav1.UntagImageResponse{}, err
 }
 
 func (f fakePausa) ExportImage(r *pausav1.ExportImageRequest, out pausav1.Pausa_ExportImageServer) error {

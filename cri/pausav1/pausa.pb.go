@@ -1537,6 +1537,42 @@ func (x *TagImageRequest) GetName() string {
 	return ""
 }
 
+type UntagImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UntagImageResponse) Reset() {
+	*x = UntagImageResponse{}
+	mi := &file_pausa_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UntagImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UntagImageResponse) ProtoMessage() {}
+
+func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
+func (*UntagImageResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{24}
+}
+
 type TagImageResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1546,7 +1582,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1594,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1607,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{24}
+	return file_pausa_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TagImageResponse) GetName() string {
@@ -1590,7 +1626,7 @@ type ImageRequest struct {
 
 func (x *ImageRequest) Reset() {
 	*x = ImageRequest{}
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1638,7 @@ func (x *ImageRequest) String() string {
 func (*ImageRequest) ProtoMessage() {}
 
 func (x *ImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1651,7 @@ func (x *ImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRequest.ProtoReflect.Descriptor instead.
 func (*ImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{25}
+	return file_pausa_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ImageRequest) GetRef() string {
@@ -1634,7 +1670,7 @@ type ImageReport struct {
 
 func (x *ImageReport) Reset() {
 	*x = ImageReport{}
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1682,7 @@ func (x *ImageReport) String() string {
 func (*ImageReport) ProtoMessage() {}
 
 func (x *ImageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1695,7 @@ func (x *ImageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
 func (*ImageReport) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{26}
+	return file_pausa_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImageReport) GetJson() []byte {
@@ -1680,7 +1716,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1728,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1741,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{27}
+	return file_pausa_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -1738,7 +1774,7 @@ type AccountImagesRequest struct {
 
 func (x *AccountImagesRequest) Reset() {
 	*x = AccountImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1786,7 @@ func (x *AccountImagesRequest) String() string {
 func (*AccountImagesRequest) ProtoMessage() {}
 
 func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1799,7 @@ func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountImagesRequest.ProtoReflect.Descriptor instead.
 func (*AccountImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{28}
+	return file_pausa_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AccountImagesRequest) GetCollect() bool {
@@ -1782,7 +1818,7 @@ type MountImageResponse struct {
 
 func (x *MountImageResponse) Reset() {
 	*x = MountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1830,7 @@ func (x *MountImageResponse) String() string {
 func (*MountImageResponse) ProtoMessage() {}
 
 func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1843,7 @@ func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
 func (*MountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{29}
+	return file_pausa_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MountImageResponse) GetPath() string {
@@ -1825,7 +1861,7 @@ type UnmountImageResponse struct {
 
 func (x *UnmountImageResponse) Reset() {
 	*x = UnmountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1873,7 @@ func (x *UnmountImageResponse) String() string {
 func (*UnmountImageResponse) ProtoMessage() {}
 
 func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +1886,7 @@ func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
 func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{30}
+	return file_pausa_proto_rawDescGZIP(), []int{31}
 }
 
 type ExecRequest_Start struct {
@@ -1869,7 +1905,7 @@ type ExecRequest_Start struct {
 
 func (x *ExecRequest_Start) Reset() {
 	*x = ExecRequest_Start{}
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +1917,7 @@ func (x *ExecRequest_Start) String() string {
 func (*ExecRequest_Start) ProtoMessage() {}
 
 func (x *ExecRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2123,8 @@ const file_pausa_proto_rawDesc = "" +
 	"\x06result\x18\x05 \x01(\tR\x06result\"7\n" +
 	"\x0fTagImageRequest\x12\x10\n" +
 	"\x03ref\x18\x01 \x01(\tR\x03ref\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"&\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\x14\n" +
+	"\x12UntagImageResponse\"&\n" +
 	"\x10TagImageResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
 	"\fImageRequest\x12\x10\n" +
@@ -2102,7 +2139,7 @@ const file_pausa_proto_rawDesc = "" +
 	"\acollect\x18\x01 \x01(\bR\acollect\"(\n" +
 	"\x12MountImageResponse\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"\x16\n" +
-	"\x14UnmountImageResponse2\x9b\t\n" +
+	"\x14UnmountImageResponse2\xdf\t\n" +
 	"\x05Pausa\x125\n" +
 	"\x04Info\x12\x15.pausa.v1.InfoRequest\x1a\x16.pausa.v1.InfoResponse\x128\n" +
 	"\x05Apply\x12\x16.pausa.v1.ApplyRequest\x1a\x17.pausa.v1.ApplyResponse\x122\n" +
@@ -2115,7 +2152,9 @@ const file_pausa_proto_rawDesc = "" +
 	"\vExportImage\x12\x1c.pausa.v1.ExportImageRequest\x1a\x1d.pausa.v1.ExportImageResponse0\x01\x12B\n" +
 	"\tPullImage\x12\x1a.pausa.v1.PullImageRequest\x1a\x17.pausa.v1.ImageProgress0\x01\x12B\n" +
 	"\tPushImage\x12\x1a.pausa.v1.PushImageRequest\x1a\x17.pausa.v1.ImageProgress0\x01\x12A\n" +
-	"\bTagImage\x12\x19.pausa.v1.TagImageRequest\x1a\x1a.pausa.v1.TagImageResponse\x12=\n" +
+	"\bTagImage\x12\x19.pausa.v1.TagImageRequest\x1a\x1a.pausa.v1.TagImageResponse\x12B\n" +
+	"\n" +
+	"UntagImage\x12\x16.pausa.v1.ImageRequest\x1a\x1c.pausa.v1.UntagImageResponse\x12=\n" +
 	"\fInspectImage\x12\x16.pausa.v1.ImageRequest\x1a\x15.pausa.v1.ImageReport\x12A\n" +
 	"\fExplainImage\x12\x1a.pausa.v1.PullImageRequest\x1a\x15.pausa.v1.ImageReport\x12B\n" +
 	"\vPruneImages\x12\x1c.pausa.v1.PruneImagesRequest\x1a\x15.pausa.v1.ImageReport\x12F\n" +
@@ -2136,7 +2175,7 @@ func file_pausa_proto_rawDescGZIP() []byte {
 	return file_pausa_proto_rawDescData
 }
 
-var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_pausa_proto_goTypes = []any{
 	(*InfoRequest)(nil),          // 0: pausa.v1.InfoRequest
 	(*InfoResponse)(nil),         // 1: pausa.v1.InfoResponse
@@ -2162,20 +2201,21 @@ var file_pausa_proto_goTypes = []any{
 	(*PushImageRequest)(nil),     // 21: pausa.v1.PushImageRequest
 	(*ImageProgress)(nil),        // 22: pausa.v1.ImageProgress
 	(*TagImageRequest)(nil),      // 23: pausa.v1.TagImageRequest
-	(*TagImageResponse)(nil),     // 24: pausa.v1.TagImageResponse
-	(*ImageRequest)(nil),         // 25: pausa.v1.ImageRequest
-	(*ImageReport)(nil),          // 26: pausa.v1.ImageReport
-	(*PruneImagesRequest)(nil),   // 27: pausa.v1.PruneImagesRequest
-	(*AccountImagesRequest)(nil), // 28: pausa.v1.AccountImagesRequest
-	(*MountImageResponse)(nil),   // 29: pausa.v1.MountImageResponse
-	(*UnmountImageResponse)(nil), // 30: pausa.v1.UnmountImageResponse
-	(*ExecRequest_Start)(nil),    // 31: pausa.v1.ExecRequest.Start
+	(*UntagImageResponse)(nil),   // 24: pausa.v1.UntagImageResponse
+	(*TagImageResponse)(nil),     // 25: pausa.v1.TagImageResponse
+	(*ImageRequest)(nil),         // 26: pausa.v1.ImageRequest
+	(*ImageReport)(nil),          // 27: pausa.v1.ImageReport
+	(*PruneImagesRequest)(nil),   // 28: pausa.v1.PruneImagesRequest
+	(*AccountImagesRequest)(nil), // 29: pausa.v1.AccountImagesRequest
+	(*MountImageResponse)(nil),   // 30: pausa.v1.MountImageResponse
+	(*UnmountImageResponse)(nil), // 31: pausa.v1.UnmountImageResponse
+	(*ExecRequest_Start)(nil),    // 32: pausa.v1.ExecRequest.Start
 }
 var file_pausa_proto_depIdxs = []int32{
 	2,  // 0: pausa.v1.ApplyRequest.objects:type_name -> pausa.v1.Object
 	5,  // 1: pausa.v1.ApplyResponse.results:type_name -> pausa.v1.ApplyResult
 	10, // 2: pausa.v1.DeleteResponse.deleted:type_name -> pausa.v1.ObjectRef
-	31, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
+	32, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
 	19, // 4: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
 	19, // 5: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
 	0,  // 6: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
@@ -2190,32 +2230,34 @@ var file_pausa_proto_depIdxs = []int32{
 	20, // 15: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
 	21, // 16: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
 	23, // 17: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
-	25, // 18: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
-	20, // 19: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
-	27, // 20: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
-	28, // 21: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
-	25, // 22: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
-	25, // 23: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
-	1,  // 24: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
-	4,  // 25: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
-	7,  // 26: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
-	9,  // 27: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
-	12, // 28: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
-	14, // 29: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
-	14, // 30: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
-	16, // 31: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
-	18, // 32: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
-	22, // 33: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
-	22, // 34: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
-	24, // 35: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
-	26, // 36: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
-	26, // 37: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
-	26, // 38: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
-	26, // 39: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
-	29, // 40: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
-	30, // 41: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
-	24, // [24:42] is the sub-list for method output_type
-	6,  // [6:24] is the sub-list for method input_type
+	26, // 18: pausa.v1.Pausa.UntagImage:input_type -> pausa.v1.ImageRequest
+	26, // 19: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
+	20, // 20: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
+	28, // 21: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
+	29, // 22: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
+	26, // 23: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
+	26, // 24: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
+	1,  // 25: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
+	4,  // 26: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
+	7,  // 27: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
+	9,  // 28: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
+	12, // 29: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
+	14, // 30: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
+	14, // 31: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
+	16, // 32: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
+	18, // 33: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
+	22, // 34: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
+	22, // 35: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
+	25, // 36: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
+	24, // 37: pausa.v1.Pausa.UntagImage:output_type -> pausa.v1.UntagImageResponse
+	27, // 38: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
+	27, // 39: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
+	27, // 40: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
+	27, // 41: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
+	30, // 42: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
+	31, // 43: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
+	25, // [25:44] is the sub-list for method output_type
+	6,  // [6:25] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -2234,7 +2276,7 @@ func file_pausa_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pausa_proto_rawDesc), len(file_pausa_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

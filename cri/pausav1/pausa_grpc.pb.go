@@ -34,6 +34,7 @@ const (
 	Pausa_PullImage_FullMethodName     = "/pausa.v1.Pausa/PullImage"
 	Pausa_PushImage_FullMethodName     = "/pausa.v1.Pausa/PushImage"
 	Pausa_TagImage_FullMethodName      = "/pausa.v1.Pausa/TagImage"
+	Pausa_UntagImage_FullMethodName    = "/pausa.v1.Pausa/UntagImage"
 	Pausa_InspectImage_FullMethodName  = "/pausa.v1.Pausa/InspectImage"
 	Pausa_ExplainImage_FullMethodName  = "/pausa.v1.Pausa/ExplainImage"
 	Pausa_PruneImages_FullMethodName   = "/pausa.v1.Pausa/PruneImages"
@@ -68,6 +69,8 @@ type PausaClient interface {
 	PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error)
 	// TagImage gives an image one more name.
 	TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error)
+	// UntagImage takes a name away, and the image with its last name; by id it takes all names.
+	UntagImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*UntagImageResponse, error)
 	// InspectImage, ExplainImage, PruneImages and AccountImages answer as the command line prints with -o json.
 	InspectImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*ImageReport, error)
 	ExplainImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (*ImageReport, error)
@@ -251,6 +254,16 @@ func (c *pausaClient) TagImage(ctx context.Context, in *TagImageRequest, opts ..
 	return out, nil
 }
 
+func (c *pausaClient) UntagImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*UntagImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UntagImageResponse)
+	err := c.cc.Invoke(ctx, Pausa_UntagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *pausaClient) InspectImage(ctx context.Context, in *ImageRequest, opts ...grpc.CallOption) (*ImageReport, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ImageReport)
@@ -337,6 +350,8 @@ type PausaServer interface {
 	PushImage(*PushImageRequest, grpc.ServerStreamingServer[ImageProgress]) error
 	// TagImage gives an image one more name.
 	TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error)
+	// UntagImage takes a name away, and the image with its last name; by id it takes all names.
+	UntagImage(context.Context, *ImageRequest) (*UntagImageResponse, error)
 	// InspectImage, ExplainImage, PruneImages and AccountImages answer as the command line prints with -o json.
 	InspectImage(context.Context, *ImageRequest) (*ImageReport, error)
 	ExplainImage(context.Context, *PullImageRequest) (*ImageReport, error)
@@ -390,6 +405,9 @@ func (UnimplementedPausaServer) PushImage(*PushImageRequest, grpc.ServerStreamin
 }
 func (UnimplementedPausaServer) TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method TagImage not implemented")
+}
+func (UnimplementedPausaServer) UntagImage(context.Context, *ImageRequest) (*UntagImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UntagImage not implemented")
 }
 func (UnimplementedPausaServer) InspectImage(context.Context, *ImageRequest) (*ImageReport, error) {
 	return nil, status.Error(codes.Unimplemented, "method InspectImage not implemented")
@@ -585,6 +603,24 @@ func _Pausa_TagImage_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Pausa_UntagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PausaServer).UntagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Pausa_UntagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PausaServer).UntagImage(ctx, req.(*ImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Pausa_InspectImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ImageRequest)
 	if err := dec(in); err != nil {
@@ -719,6 +755,10 @@ var Pausa_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TagImage",
 			Handler:    _Pausa_TagImage_Handler,
+		},
+		{
+			MethodName: "UntagImage",
+			Handler:    _Pausa_UntagImage_Handler,
 		},
 		{
 			MethodName: "InspectImage",
