@@ -66,34 +66,27 @@ func socketIn(netns string, v4 bool) (int, error) {
 	if netns == "" {
 		return unix.Socket(family, kind, 0)
 	}
-	type result struct {
-		fd  int
-		err error
+	goruntime.LockOSThread()
+	back, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		goruntime.UnlockOSThread()
+		return 0, fmt.Errorf("open own network namespace: %w", err)
 	}
-	done := make(chan result, 1)
-	go func() {
-		goruntime.LockOSThread()
-		back, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			goruntime.UnlockOSThread()
-			done <- result{err: fmt.Errorf("open own network namespace: %w", err)}
-			return
+	defer func() { _ = unix.Close(back) }()
+	if err := enterNetNS(netns); err != nil {
+		goruntime.UnlockOSThread() // it never left
+		return 0, err
+	}
+	fd, err := unix.Socket(family, kind, 0)
+	if home := unix.Setns(back, unix.CLONE_NEWNET); home != nil {
+		// The thread stays locked: nothing else runs on it, and it ends with this goroutine.
+		if err == nil {
+			_ = unix.Close(fd)
 		}
-		defer func() { _ = unix.Close(back) }()
-		r := result{err: enterNetNS(netns)}
-		if r.err == nil {
-			r.fd, r.err = unix.Socket(family, kind, 0)
-			// A thread that cannot come back stays locked and ends with this goroutine.
-			if unix.Setns(back, unix.CLONE_NEWNET) == nil {
-				goruntime.UnlockOSThread()
-			}
-		} else {
-			goruntime.UnlockOSThread() // it never left
-		}
-		done <- r
-	}()
-	r := <-done
-	return r.fd, r.err
+		return 0, fmt.Errorf("come back from network namespace %s: %w", netns, home)
+	}
+	goruntime.UnlockOSThread()
+	return fd, err
 }
 
 // connect waits for a connection, or for the end of ctx, without holding a thread. It owns fd.

@@ -2,15 +2,10 @@ package probe
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"net/netip"
-	"net/url"
-	"path"
 	"strconv"
 	"strings"
 
@@ -45,8 +40,7 @@ func newCheck(access Access, t Target, p *corev1.Probe) check {
 	r := reach{access, t}
 	switch {
 	case p.HTTPGet != nil:
-		client := r.client()
-		return func(ctx context.Context) answer { return r.http(ctx, client, p.HTTPGet) }
+		return func(ctx context.Context) answer { return r.http(ctx, p.HTTPGet) }
 	case p.TCPSocket != nil:
 		return func(ctx context.Context) answer { return r.tcp(ctx, p.TCPSocket) }
 	case p.GRPC != nil:
@@ -125,89 +119,6 @@ func (r reach) tcp(ctx context.Context, p *corev1.TCPSocketAction) answer {
 	return yes()
 }
 
-// client makes a new connection for each request, follows redirects on the same
-// host alone, and does not verify certificates: it asks whether somebody is there, not who.
-func (r reach) client() *http.Client {
-	return &http.Client{
-		Transport: &http.Transport{
-			DialContext:            func(ctx context.Context, _, addr string) (net.Conn, error) { return r.dial(ctx, addr) },
-			TLSClientConfig:        &tls.Config{InsecureSkipVerify: true},
-			DisableKeepAlives:      true,
-			DisableCompression:     true,
-			MaxResponseHeaderBytes: maxBody,
-		},
-		CheckRedirect: func(req *http.Request, via []*http.Request) error {
-			if req.URL.Hostname() != via[0].URL.Hostname() {
-				return http.ErrUseLastResponse
-			}
-			if len(via) >= 10 {
-				return errors.New("stopped after 10 redirects")
-			}
-			return nil
-		},
-	}
-}
-
-func (r reach) request(ctx context.Context, g *corev1.HTTPGetAction) (*http.Request, error) {
-	to, err := r.hostPort(g.Host, g.Port)
-	if err != nil {
-		return nil, err
-	}
-	scheme := "http"
-	if g.Scheme == corev1.URISchemeHTTPS {
-		scheme = "https"
-	}
-	u, err := url.Parse(g.Path) // it may have a query
-	if err != nil {
-		return nil, err
-	}
-	if !strings.HasPrefix(u.Path, "/") {
-		u.Path = path.Clean("/" + u.Path)
-	}
-	u.Scheme, u.Host = scheme, to
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("User-Agent", "pausa-probe")
-	req.Header.Set("Accept", "*/*")
-	for _, h := range g.HTTPHeaders {
-		switch {
-		case strings.EqualFold(h.Name, "Host"):
-			req.Host = h.Value
-		case strings.EqualFold(h.Name, "User-Agent") || strings.EqualFold(h.Name, "Accept"):
-			if h.Value == "" {
-				req.Header.Del(h.Name)
-				continue
-			}
-			req.Header.Set(h.Name, h.Value)
-		default:
-			req.Header.Add(h.Name, h.Value)
-		}
-	}
-	return req, nil
-}
-
-func (r reach) http(ctx context.Context, client *http.Client, g *corev1.HTTPGetAction) answer {
-	req, err := r.request(ctx, g)
-	if err != nil {
-		return no("%v", err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return no("%v", err)
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, maxBody))
-	switch {
-	case resp.StatusCode < 200 || resp.StatusCode >= 400:
-		return no("%s answers %s", req.URL, resp.Status)
-	case err != nil:
-		return no("%s: read the answer: %v", req.URL, err)
-	}
-	return yes()
-}
-
 func (r reach) grpc(ctx context.Context, g *corev1.GRPCAction) answer {
 	to, err := r.hostPort("", intstr.FromInt32(g.Port))
 	if err != nil {
@@ -268,7 +179,7 @@ func Hook(ctx context.Context, access Access, t Target, h *corev1.LifecycleHandl
 			return fmt.Errorf("the command ends with %d: %s", code, firstLine(stderr))
 		}
 	case h.HTTPGet != nil:
-		if a := r.http(ctx, r.client(), h.HTTPGet); !a.ok {
+		if a := r.http(ctx, h.HTTPGet); !a.ok {
 			return errors.New(a.message)
 		}
 	}
