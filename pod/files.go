@@ -78,7 +78,10 @@ func hosts(cfg *Config, ips []netip.Addr) string {
 		b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 		for _, ip := range ips {
-			if cfg.Hostname != "" {
+			switch {
+			case cfg.Hostname != "" && cfg.Domain != "":
+				fmt.Fprintf(&b, "%s\t%s.%s\t%s\n", ip, cfg.Hostname, cfg.Domain, cfg.Hostname)
+			case cfg.Hostname != "":
 				fmt.Fprintf(&b, "%s\t%s\n", ip, cfg.Hostname)
 			}
 		}

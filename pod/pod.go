@@ -31,6 +31,7 @@ type Config struct {
 	Attempt   uint32 `json:"attempt"`
 
 	Hostname     string            `json:"hostname,omitempty"`
+	Domain       string            `json:"domain,omitempty"` // what makes the hostname a full name in /etc/hosts
 	Labels       map[string]string `json:"labels,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	LogDirectory string            `json:"logDirectory,omitempty"`

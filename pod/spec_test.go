@@ -174,4 +174,11 @@ func TestHosts(t *testing.T) {
 			t.Errorf("no line %q in\n%s", want, got)
 		}
 	}
+	cfg.Domain = "db.default.svc.cluster.local"
+	if got, want := hosts(&cfg, []netip.Addr{netip.MustParseAddr("10.0.0.2")}), "10.0.0.2\tweb.db.default.svc.cluster.local\tweb\n"; !strings.Contains(got, want) {
+		t.Errorf("no line %q in\n%s", want, got)
+	}
+	if cfg.Domain = "x\n192.0.2.66 other"; cfg.check() == nil {
+		t.Error("a domain of two lines is accepted")
+	}
 }

@@ -28,6 +28,9 @@ func (c *Config) check() error {
 	if c.Hostname != "" && (len(c.Hostname) > 64 || checkName("", c.Hostname) != nil) {
 		return fmt.Errorf("%w: hostname %.80q: want at most 64 letters, digits, '-', '_' and '.'", ErrInvalid, c.Hostname)
 	}
+	if c.Domain != "" && hasSpace(c.Domain) {
+		return fmt.Errorf("%w: domain %.80q: want a name without spaces", ErrInvalid, c.Domain)
+	}
 	if c.HostNetwork && len(c.Sysctls) > 0 {
 		for name := range c.Sysctls {
 			if strings.HasPrefix(strings.ReplaceAll(name, "/", "."), "net.") {

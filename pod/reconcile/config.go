@@ -32,7 +32,7 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 	s := &p.Spec
 	cfg := pod.Config{
 		Name: p.Name, Namespace: p.Namespace, UID: string(p.UID), Attempt: attempt, Declared: true,
-		Hostname: hostname(p), Labels: p.Labels, LogDirectory: e.logDir(p),
+		Hostname: hostname(p), Domain: e.domain(p), Labels: p.Labels, LogDirectory: e.logDir(p),
 		Annotations: map[string]string{graceAnnotation: strconv.FormatInt(int64(graceOf(p).Seconds()), 10)},
 		HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC,
 		SharePID: isTrue(s.ShareProcessNamespace), Privileged: privileged(p),

@@ -152,6 +152,14 @@ func wantsFamily(s *corev1.Service, ip netip.Addr) bool {
 	return len(s.Spec.IPFamilies) == 0 || slices.Contains(s.Spec.IPFamilies, family)
 }
 
+// domain is what follows a pod's hostname in its full name, "" if it has none.
+func (e *Engine) domain(p *corev1.Pod) string {
+	if e.opts.DNS == nil || p.Spec.Subdomain == "" {
+		return ""
+	}
+	return p.Spec.Subdomain + "." + p.Namespace + ".svc." + e.opts.DNS.Domain
+}
+
 // usesClusterDNS tells whether a pod asks the cluster's server.
 func (e *Engine) usesClusterDNS(s *corev1.PodSpec) bool {
 	d := e.opts.DNS

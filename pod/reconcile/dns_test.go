@@ -160,6 +160,11 @@ func TestNamesFollowThePods(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
+	for _, p := range w.pods.Pods() {
+		if want := map[string]string{"db-0": "db.default.svc.cluster.local", "db-1": "other.default.svc.cluster.local"}[p.Config.Name]; p.Config.Domain != want {
+			t.Errorf("%s has the domain %q, want %q", p.Config.Name, p.Config.Domain, want)
+		}
+	}
 	if n.pods() != 2 {
 		t.Errorf("%d pods have names, want 2", n.pods())
 	}
