@@ -35,6 +35,7 @@ func (idle) Subscribe() (<-chan pod.Event, func())                      { return
 func (idle) Dial(context.Context, string, netip.AddrPort) (net.Conn, error) {
 	return nil, pod.ErrUnavailable
 }
+
 func (idle) ExecSync(context.Context, string, []string, time.Duration) ([]byte, []byte, int, error) {
 	return nil, nil, 0, pod.ErrUnavailable
 }
