@@ -79,6 +79,10 @@ func (h *handle) Assert(dst netip.Prefix, dev string) error {
 	}
 	r := serviceRoute(dst, link)
 	r.Src = src
+	have, err := h.ours(dst)
+	if err == nil && len(have) == 1 && have[0].LinkIndex == r.LinkIndex && have[0].Src.Equal(src) {
+		return nil // nobody needs to be told of a change
+	}
 	if err := h.nl.RouteReplace(r); err != nil {
 		return fmt.Errorf("route %s dev %s src %s: %w", dst, link.Attrs().Name, src, err)
 	}
@@ -149,13 +153,8 @@ func (h *handle) sourceAddr(link netlink.Link, f nft.Family) (net.IP, error) {
 
 // Remove deletes the route, whatever device it is by.
 func (h *handle) Remove(dst netip.Prefix) error {
-	family := netlink.FAMILY_V4
-	if dst.Addr().Is6() {
-		family = netlink.FAMILY_V6
-	}
-	ours := &netlink.Route{Dst: ipNet(dst), Protocol: routeProtocol}
-	routes, err := h.nl.RouteListFiltered(family, ours, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	routes, err := h.ours(dst)
+	if err != nil {
 		return fmt.Errorf("remove route %s: list routes: %w", dst, err)
 	}
 	for i := range routes {
@@ -164,6 +163,20 @@ func (h *handle) Remove(dst netip.Prefix) error {
 		}
 	}
 	return nil
+}
+
+// ours are the routes to dst that we made.
+func (h *handle) ours(dst netip.Prefix) ([]netlink.Route, error) {
+	family := netlink.FAMILY_V4
+	if dst.Addr().Is6() {
+		family = netlink.FAMILY_V6
+	}
+	like := &netlink.Route{Dst: ipNet(dst), Protocol: routeProtocol}
+	routes, err := h.nl.RouteListFiltered(family, like, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, err
+	}
+	return routes, nil
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {
