@@ -231,6 +231,9 @@ func healNetwork(ctx context.Context, net *network.Manager, services *service.Ta
 				damage = err.Error()
 			}
 			if damage == failed && time.Since(last) < healEvery {
+				if err := services.EnsureRoutes(); err != nil {
+					log.Error("heal routes", "error", err)
+				}
 				continue
 			}
 		}
