@@ -155,6 +155,9 @@ func TestNames(t *testing.T) {
 	if got, err := n.wgetFrom(pod, "http://first.db:8080/")(); err != nil || got != "db\n" {
 		t.Errorf("a pod by its hostname: %q, %v", got, err)
 	}
+	if out := n.ok("exec", db.Name, "-c", "front", "--", "hostname", "-f"); out != "first.db.default.svc.cluster.local\n" {
+		t.Errorf("a pod's full name: %q", out)
+	}
 	ips := strings.Join([]string{db.Status.PodIPs[0].IP, db.Status.PodIPs[1].IP}, " ")
 	for name, want := range map[string]string{
 		"db.default.svc.cluster.local":                                               ips,
