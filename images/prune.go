@@ -189,9 +189,6 @@ func (s *Store) fullness() (float64, error) {
 
 // watchDisk looks after the disk until ctx ends.
 func (s *Store) watchDisk(ctx context.Context) {
-	if s.opts.GC.HighPercent == 0 {
-		return
-	}
 	tick := time.NewTicker(gcEvery)
 	defer tick.Stop()
 	told := ""

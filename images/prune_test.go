@@ -49,9 +49,9 @@ func TestPrune(t *testing.T) {
 func TestCollectStopsAtTheLowMark(t *testing.T) {
 	ctx := context.Background()
 	o := folders(t)
-	o.GC = GC{HighPercent: 85, LowPercent: 80}
 	o.Pinned = []string{"localhost/a:1"}
 	s := open(t, o)
+	s.opts.GC = GC{HighPercent: 85, LowPercent: 80} // now: nothing collects by itself
 	for _, n := range []string{"localhost/a:1", "localhost/b:1", "localhost/c:1", "localhost/d:1"} {
 		load(t, s, small(n))
 	}
@@ -80,9 +80,8 @@ func TestCollectStopsAtTheLowMark(t *testing.T) {
 
 func TestCollectKeepsYoungImages(t *testing.T) {
 	ctx := context.Background()
-	o := folders(t)
-	o.GC = GC{HighPercent: 85, LowPercent: 80, MinAge: time.Hour}
-	s := open(t, o)
+	s := open(t, folders(t))
+	s.opts.GC = GC{HighPercent: 85, LowPercent: 80, MinAge: time.Hour}
 	load(t, s, small("localhost/a:1"))
 	s.measure = func() (float64, error) { return 99, nil }
 	if gone, err := s.Collect(ctx); err == nil || len(gone) != 0 {
@@ -91,6 +90,33 @@ func TestCollectKeepsYoungImages(t *testing.T) {
 	s.measure = func() (float64, error) { return 0, errors.New("no such disk") }
 	_, err := s.Collect(ctx)
 	wantError(t, err, "no such disk")
+}
+
+func TestTheDaemonCollects(t *testing.T) {
+	ctx := context.Background()
+	s := open(t, folders(t))
+	s.opts.GC = GC{HighPercent: 85, LowPercent: 80}
+	load(t, s, small("localhost/a:1"))
+	asked := make(chan struct{}, 100)
+	s.measure = func() (float64, error) {
+		asked <- struct{}{}
+		list, err := s.List(ctx)
+		return 79 + 10*float64(len(list)), err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		s.watchDisk(ctx)
+		close(done)
+	}()
+	for range 3 { // before, between and after
+		<-asked
+	}
+	stop()
+	<-done
+	if list, _ := s.List(context.Background()); len(list) != 0 {
+		t.Errorf("left %+v", list)
+	}
 }
 
 func TestFullness(t *testing.T) {

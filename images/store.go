@@ -155,7 +155,9 @@ func (s *Store) open(ctx context.Context) error {
 	background, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.work.Go(func() { s.collector(background) })
-	s.work.Go(func() { s.watchDisk(background) })
+	if s.opts.GC.HighPercent > 0 {
+		s.work.Go(func() { s.watchDisk(background) })
+	}
 	s.reserve()
 	return nil
 }
