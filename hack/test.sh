@@ -23,10 +23,10 @@ go_test() {
   local log=$1 status=0
   shift
   go test -v "$@" >"$log" 2>&1 || status=$?
-  grep -E '^(ok|FAIL|panic:)' "$log" || true
+  grep -aE '^(ok|FAIL|panic:)' "$log" || true
   if [ $status -ne 0 ]; then
     echo "test: failed; the end of $log:" >&2
-    grep -E -B 40 '^ *--- FAIL' "$log" | grep -vE '^ *(=== |--- PASS)' | tail -n 200 >&2 || tail -n 60 "$log" >&2
+    grep -aE -B 40 '^ *--- FAIL' "$log" | grep -avE '^ *(=== |--- PASS)' | tail -n 200 >&2 || tail -n 60 "$log" >&2
     return $status
   fi
   skips "$log"
@@ -34,7 +34,7 @@ go_test() {
 
 skips() {
   local list
-  list=$(grep -A 1 -E '^ *--- SKIP' "$1" | grep -v '^--$' || true)
+  list=$(grep -a -A 1 -E '^ *--- SKIP' "$1" | grep -v '^--$' || true)
   [ -n "$list" ] || return 0
   printf 'skipped:\n%s\n' "$list"
   if grep -qiE '(needs|must be|not) root|as root' <<<"$list"; then
