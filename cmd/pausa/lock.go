@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ func lockFolder(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = flock(f, path)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, errors.Join(heldError(dir, path), f.Close())
 	}
@@ -39,6 +40,46 @@ func lockFolder(dir string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
 	return f, nil
+}
+
+// dyingLimit bounds the wait for a killed daemon to end: its last threads may
+// still be inside the kernel, and hold the lock, when it is a zombie already.
+const dyingLimit = 5 * time.Second
+
+// flock locks f. It waits for a holder that is about to end, and for no other.
+func flock(f *os.File, path string) error {
+	for end := time.Now().Add(dyingLimit); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) || !dying(path) {
+			return err
+		}
+	}
+}
+
+// dying tells whether the process that path names as its holder is gone, a
+// zombie, or has a SIGKILL waiting for it.
+func dying(path string) bool {
+	pid, err := os.ReadFile(path)
+	if err != nil || len(strings.TrimSpace(string(pid))) == 0 {
+		return false // somebody has just taken it and not written yet
+	}
+	status, err := os.ReadFile(filepath.Join("/proc", strings.TrimSpace(string(pid)), "status"))
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(status)) {
+		switch key, value, _ := strings.Cut(line, ":"); key {
+		case "State":
+			if strings.ContainsAny(strings.TrimSpace(value)[:1], "ZX") {
+				return true
+			}
+		case "SigPnd", "ShdPnd":
+			if set, err := strconv.ParseUint(strings.TrimSpace(value), 16, 64); err == nil && set&(1<<(unix.SIGKILL-1)) != 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func writeAt(f *os.File, text string) error {
