@@ -127,7 +127,7 @@ func TestAllowed(t *testing.T) {
 		{"images", "internal/lock", true},
 		{"internal/lock", "images", false},
 		{"cmd/pausa", "runtime/keeper", false},
-		{"cmd/pausa", "cmd/pausa/internal/nearest", true},
+		{"cmd/pausa", "cmd/pausa/internal/config", true},
 		{"cmd/pausa-keeper", "runtime/keeper", true},
 		{"cmd/pausa-keeper", "pod", false},
 	} {

@@ -16,6 +16,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/pausa-run/pausa/internal/atomicfile"
+	"github.com/pausa-run/pausa/internal/boot"
 	"github.com/pausa-run/pausa/network/bridge"
 )
 
@@ -83,11 +84,11 @@ func (m *Manager) open() error {
 			return err
 		}
 	}
-	boot, err := bootID()
+	id, err := boot.ID()
 	if err != nil {
 		return err
 	}
-	m.boot = boot
+	m.boot = id
 	if err := m.loadCIDRs(); err != nil {
 		return err
 	}

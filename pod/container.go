@@ -76,13 +76,8 @@ func containerKey(podID string, cfg *ContainerConfig) string {
 }
 
 func (m *Manager) joinContainer(ctx context.Context, c *container) (string, error) {
-	select {
-	case <-c.made:
-	case <-ctx.Done():
-		return "", fmt.Errorf("wait for the same container's earlier creation: %w", ctx.Err())
-	}
-	if c.makeErr != nil {
-		return "", fmt.Errorf("the same container's earlier creation: %w", c.makeErr)
+	if err := join(ctx, c.made, &c.makeErr, "container's earlier creation"); err != nil {
+		return "", err
 	}
 	return c.rec.ID, nil
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/internal/boot"
 	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -127,12 +127,12 @@ func New(o Options) (*Manager, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	bootID, err := boot.ID()
 	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
+		return nil, err
 	}
 	m := &Manager{
-		opts: o, log: o.Log, dir: filepath.Join(o.RunDir, "pods"), bootID: strings.TrimSpace(string(boot)),
+		opts: o, log: o.Log, dir: filepath.Join(o.RunDir, "pods"), bootID: bootID,
 		rt: o.Runtime, pods: map[string]*sandbox{}, ctrs: map[string]*container{}, names: map[string]string{},
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())
@@ -217,14 +217,10 @@ func lookup[T any](all map[string]*T, kind, id string) (*T, error) {
 		return v, nil
 	}
 	var found []string
-	if id != "" {
-		found = slices.Collect(func(yield func(string) bool) {
-			for k := range maps.Keys(all) {
-				if strings.HasPrefix(k, id) && !yield(k) {
-					return
-				}
-			}
-		})
+	for k := range all {
+		if id != "" && strings.HasPrefix(k, id) {
+			found = append(found, k)
+		}
 	}
 	switch len(found) {
 	case 0:

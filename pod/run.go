@@ -74,13 +74,8 @@ func (m *Manager) reservePod(cfg Config) (p *sandbox, first bool) {
 
 // joinPod waits for the Run that was first.
 func (m *Manager) joinPod(ctx context.Context, p *sandbox) (string, error) {
-	select {
-	case <-p.made:
-	case <-ctx.Done():
-		return "", fmt.Errorf("wait for the same pod's earlier start: %w", ctx.Err())
-	}
-	if p.runErr != nil {
-		return "", fmt.Errorf("the same pod's earlier start: %w", p.runErr)
+	if err := join(ctx, p.made, &p.runErr, "pod's earlier start"); err != nil {
+		return "", err
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -89,6 +84,20 @@ func (m *Manager) joinPod(ctx context.Context, p *sandbox) (string, error) {
 			p.rec.Config.Namespace, p.rec.Config.Name, p.rec.Config.UID, p.rec.Config.Attempt, ErrExists, p.rec.ID)
 	}
 	return p.rec.ID, nil
+}
+
+// join waits for a request that was first, and returns what became of it; failed
+// is set before made is closed.
+func join(ctx context.Context, made <-chan struct{}, failed *error, what string) error {
+	select {
+	case <-made:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the same %s: %w", what, ctx.Err())
+	}
+	if *failed != nil {
+		return fmt.Errorf("the same %s: %w", what, *failed)
+	}
+	return nil
 }
 
 // makePod does the steps of Run in order; p.op is held.

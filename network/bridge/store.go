@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/internal/atomicfile"
+	"github.com/pausa-run/pausa/internal/boot"
 )
 
 // errFull is wrapped when a range has no free address.
@@ -51,11 +52,12 @@ const attachmentVersion = 1
 // openStore makes the folders. What another boot left is removed: no link of it exists any more.
 func openStore(dataDir, network string) (*store, error) {
 	s := &store{dir: filepath.Join(dataDir, network)}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	id, err := boot.ID()
 	if err != nil {
-		return nil, fmt.Errorf("read boot id: %w", err)
+		return nil, err
 	}
-	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, boot) {
+	now := []byte(id + "\n")
+	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, now) {
 		return s, nil
 	}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
@@ -66,11 +68,11 @@ func openStore(dataDir, network string) (*store, error) {
 		return nil, err
 	}
 	defer unlock()
-	return s, s.reset(boot)
+	return s, s.reset(now)
 }
 
-func (s *store) reset(boot []byte) error {
-	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, boot) {
+func (s *store) reset(now []byte) error {
+	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, now) {
 		return nil // another process was faster
 	}
 	for _, sub := range []string{"addresses", "cursor", "ports", "attached", "detached"} {
@@ -81,7 +83,7 @@ func (s *store) reset(boot []byte) error {
 			return fmt.Errorf("make store %s: %w", s.dir, err)
 		}
 	}
-	return atomicfile.Write(s.path("boot"), boot, 0o600)
+	return atomicfile.Write(s.path("boot"), now, 0o600)
 }
 
 func (s *store) path(elem ...string) string {
