@@ -21,18 +21,18 @@ import (
 // know: echo WORDS, cat, exit N, env-less size (prints terminal sizes), block
 // (until its client is gone), panic.
 type fakePods struct {
-	mu         sync.Mutex
-	next       int
-	pods       map[string]*pod.Pod
-	containers map[string]*pod.Container
-	exited     map[string]chan struct{}
-	subs       map[chan pod.Event]bool
-	updates    []runtime.Resources
-	cidr       string
-	gone       chan string // container ids of blocked commands whose client has gone
-	network    error
-	measured   int // calls of WritableUsage
-	forward    func(context.Context, io.ReadWriteCloser) error
+	mu                  sync.Mutex
+	next                int
+	pods                map[string]*pod.Pod
+	containers          map[string]*pod.Container
+	exited              map[string]chan struct{}
+	subs                map[chan pod.Event]bool
+	updates, podUpdates []runtime.Resources
+	cidr                string
+	gone                chan string // container ids of blocked commands whose client has gone
+	network             error
+	measured            int // calls of WritableUsage
+	forward             func(context.Context, io.ReadWriteCloser) error
 }
 
 func newFakePods() *fakePods {
@@ -314,6 +314,14 @@ func (f *fakePods) Update(_ context.Context, id string, r runtime.Resources) err
 		return err
 	}
 	f.updates = append(f.updates, r)
+	return nil
+}
+
+func (f *fakePods) UpdatePod(_ context.Context, id string, _, limits runtime.Resources) error {
+	if _, err := f.Pod(id); err != nil {
+		return err
+	}
+	f.podUpdates = append(f.podUpdates, limits)
 	return nil
 }
 

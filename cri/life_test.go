@@ -187,7 +187,10 @@ func TestCalls(t *testing.T) {
 			return err
 		}, codes.OK, ""},
 		"update pod": {func() error {
-			_, err := d.rt.UpdatePodSandboxResources(ctx, &criv1.UpdatePodSandboxResourcesRequest{PodSandboxId: podID, Resources: &criv1.LinuxContainerResources{CpuShares: 5}})
+			_, err := d.rt.UpdatePodSandboxResources(ctx, &criv1.UpdatePodSandboxResourcesRequest{PodSandboxId: podID, Resources: &criv1.LinuxContainerResources{CpuShares: 6}})
+			if got := d.pods.podUpdates; len(got) != 1 || got[0].CPUShares != 6 || got[0].OOMScoreAdj != nil {
+				t.Errorf("updates of pods: %+v", got)
+			}
 			return err
 		}, codes.OK, ""},
 		"update no pod": {func() error {

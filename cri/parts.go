@@ -35,6 +35,7 @@ type Pods interface {
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	WritableUsage(ctx context.Context, id string) (images.Usage, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
+	UpdatePod(ctx context.Context, id string, overhead, limits runtime.Resources) error
 	ReopenLog(ctx context.Context, id string) error
 
 	Subscribe() (events <-chan pod.Event, cancel func())

@@ -10,6 +10,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 // RunPodSandbox makes a pod. A duplicate of a request that is being served joins it.
@@ -129,20 +130,26 @@ func inParts[T any](items []T, send func([]T) error) error {
 	}
 }
 
-// UpdatePodSandboxResources checks the new sums of a pod's resources. The pod's
-// own limits are those of the cgroup that its caller made and keeps.
-func (s *runtimeService) UpdatePodSandboxResources(_ context.Context, r *criv1.UpdatePodSandboxResourcesRequest) (*criv1.UpdatePodSandboxResourcesResponse, error) {
-	for name, res := range map[string]*criv1.LinuxContainerResources{"overhead": r.Overhead, "resources": r.Resources} {
-		if _, err := resources(res); err != nil {
-			return nil, within(name, err)
-		}
+// UpdatePodSandboxResources changes a pod's own limits; zero leaves one as it is.
+func (s *runtimeService) UpdatePodSandboxResources(ctx context.Context, r *criv1.UpdatePodSandboxResourcesRequest) (*criv1.UpdatePodSandboxResourcesResponse, error) {
+	if r.PodSandboxId == "" {
+		return nil, invalid("pod_sandbox_id", "is empty")
 	}
-	p, err := s.o.Pods.Pod(r.PodSandboxId)
+	overhead, limits, err := podResources(r.Overhead, r.Resources)
 	if err != nil {
 		return nil, err
 	}
-	if !p.Ready {
-		return nil, fmt.Errorf("pod %s is not ready: %w", p.ID, pod.ErrState)
+	return &criv1.UpdatePodSandboxResourcesResponse{}, s.o.Pods.UpdatePod(ctx, r.PodSandboxId, overhead, limits)
+}
+
+// podResources checks and translates what is said of a pod as a whole.
+func podResources(overhead, limits *criv1.LinuxContainerResources) (o, l runtime.Resources, err error) {
+	if o, err = resources(overhead); err != nil {
+		return o, l, within("overhead", err)
 	}
-	return &criv1.UpdatePodSandboxResourcesResponse{}, nil
+	if l, err = resources(limits); err != nil {
+		return o, l, within("resources", err)
+	}
+	o.OOMScoreAdj, l.OOMScoreAdj = nil, nil // a group has none
+	return o, l, nil
 }

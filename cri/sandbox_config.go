@@ -16,8 +16,7 @@ import (
 // refused by its name. What a sandbox's security context says of its own
 // process (users, seccomp, read-only root, …) is met by every pause: it has an
 // empty read-only root, no user, no capabilities and a filter of its own.
-// Overhead and resources tell what the containers and the caller's cgroup have
-// together; the limits themselves are set there, so they are only checked.
+// Resources limit the pod's own cgroup; those of a cgroup_parent are its maker's.
 func podConfig(c *criv1.PodSandboxConfig, handler string) (pod.Config, error) {
 	if c == nil {
 		return pod.Config{}, invalid("config", "is missing")
@@ -224,10 +223,9 @@ func podLinux(cfg *pod.Config, l *criv1.LinuxPodSandboxConfig) error {
 		return err
 	}
 	cfg.Sysctls = l.Sysctls
-	for name, r := range map[string]*criv1.LinuxContainerResources{"overhead": l.Overhead, "resources": l.Resources} {
-		if _, err := resources(r); err != nil {
-			return within("linux."+name, err)
-		}
+	var err error
+	if cfg.Overhead, cfg.Resources, err = podResources(l.Overhead, l.Resources); err != nil {
+		return within("linux", err)
 	}
 	return podSecurity(cfg, l.SecurityContext)
 }

@@ -140,53 +140,6 @@ func (m *Manager) WritableUsage(ctx context.Context, id string) (images.Usage, e
 	return m.opts.Images.WritableUsage(ctx, c.ID)
 }
 
-// Update changes the limits of a created or running container. Fields that are zero stay as they are.
-func (m *Manager) Update(ctx context.Context, id string, r runtime.Resources) error {
-	c, err := m.container(id)
-	if err != nil {
-		return err
-	}
-	c.op.Lock()
-	defer c.op.Unlock()
-	rt, err := m.runtime()
-	if err != nil {
-		return err
-	}
-	merged := mergeResources(c.rec.Config.Resources, r)
-	if err := rt.Update(ctx, c.rec.ID, merged.OCI()); err != nil {
-		return fmt.Errorf("update container %s: %w", c.rec.ID, keeperErr(err))
-	}
-	m.set(func() { c.rec.Config.Resources = merged })
-	return m.saveContainer(c)
-}
-
-// mergeResources is old with what is set in r on top.
-func mergeResources(old, r runtime.Resources) runtime.Resources {
-	set(&old.CPUShares, r.CPUShares)
-	set(&old.CPUQuota, r.CPUQuota)
-	set(&old.CPUPeriod, r.CPUPeriod)
-	set(&old.CpusetCpus, r.CpusetCpus)
-	set(&old.CpusetMems, r.CpusetMems)
-	set(&old.MemoryLimit, r.MemoryLimit)
-	set(&old.MemorySwap, r.MemorySwap)
-	set(&old.PidsLimit, r.PidsLimit)
-	set(&old.OOMScoreAdj, r.OOMScoreAdj)
-	if len(r.Hugepages) > 0 {
-		old.Hugepages = r.Hugepages
-	}
-	if len(r.Unified) > 0 {
-		old.Unified = r.Unified
-	}
-	return old
-}
-
-func set[T comparable](dst *T, v T) {
-	var zero T
-	if v != zero {
-		*dst = v
-	}
-}
-
 // ReopenLog makes the keeper write a container's log to a new file of the old name, after a rotation.
 func (m *Manager) ReopenLog(ctx context.Context, id string) error {
 	id, rt, err := m.running(id)

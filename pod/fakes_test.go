@@ -14,7 +14,6 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/network"
@@ -98,7 +97,7 @@ type fakeKeeper struct {
 	// ignoreTerm: containers do not end on SIGTERM.
 	ignoreTerm bool
 	noCommand  bool // StartContainer finds no command
-	resources  map[string]*specs.LinuxResources
+	resources  map[string]runtime.Resources
 }
 
 type fakeContainer struct {
@@ -109,7 +108,7 @@ type fakeContainer struct {
 }
 
 func newFakeKeeper() *fakeKeeper {
-	return &fakeKeeper{pods: map[string]runtime.PodState{}, ctrs: map[string]*fakeContainer{}, pid: 1000, resources: map[string]*specs.LinuxResources{}}
+	return &fakeKeeper{pods: map[string]runtime.PodState{}, ctrs: map[string]*fakeContainer{}, pid: 1000, resources: map[string]runtime.Resources{}}
 }
 
 func (k *fakeKeeper) StartPod(_ context.Context, s runtime.PodSpec) (runtime.PodState, error) {
@@ -292,11 +291,18 @@ func (k *fakeKeeper) Stats(_ context.Context, ids ...string) (out []runtime.Stat
 	return out, nil
 }
 
-func (k *fakeKeeper) Update(_ context.Context, id string, r *specs.LinuxResources) error {
+func (k *fakeKeeper) Update(_ context.Context, id string, r runtime.Resources) error {
+	if err := k.call("Update"); err != nil {
+		return err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.resources[id] = r
 	return nil
+}
+
+func (k *fakeKeeper) LimitGroup(ctx context.Context, group string, r runtime.Resources) error {
+	return k.Update(ctx, group, r)
 }
 
 func (k *fakeKeeper) Exits(ctx context.Context) (<-chan runtime.Exit, error) {

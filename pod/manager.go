@@ -15,8 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/internal/boot"
 	"github.com/pausa-run/pausa/network"
@@ -38,7 +36,8 @@ type Runtime interface {
 	Attach(ctx context.Context, id string, stdio runtime.Stdio) error
 	Resize(ctx context.Context, id, execID string, width, height uint16) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
-	Update(ctx context.Context, id string, r *specs.LinuxResources) error
+	Update(ctx context.Context, id string, r runtime.Resources) error
+	LimitGroup(ctx context.Context, group string, r runtime.Resources) error
 	ReopenLog(ctx context.Context, id string) error
 	Exits(context.Context) (<-chan runtime.Exit, error)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -390,12 +391,58 @@ func TestUpdateMerges(t *testing.T) {
 		}
 	}
 	got := w.keeper.resources[c]
-	if *got.CPU.Shares != 512 || *got.Memory.Limit != 2<<20 {
-		t.Errorf("cpu %+v memory %+v; want the second on top of the first", got.CPU, got.Memory)
+	if got.CPUShares != 512 || got.MemoryLimit != 2<<20 {
+		t.Errorf("%+v; want the second on top of the first", got)
 	}
 	w.restart()
 	if v, _ := w.m.Container(c); v.Config.Resources.MemoryLimit != 2<<20 {
 		t.Errorf("resources %+v; want them recorded", v.Config.Resources)
+	}
+}
+
+func TestUpdateKeepsSwap(t *testing.T) {
+	const mb = 1 << 20
+	for _, c := range []struct {
+		had, asked, want runtime.Resources
+		invalid          bool
+	}{
+		{had: runtime.Resources{MemoryLimit: 2 * mb, MemorySwap: 2 * mb}, asked: runtime.Resources{MemoryLimit: 5 * mb}, want: runtime.Resources{MemoryLimit: 5 * mb, MemorySwap: 5 * mb}},
+		{had: runtime.Resources{MemoryLimit: 5 * mb, MemorySwap: 6 * mb}, asked: runtime.Resources{MemoryLimit: 2 * mb}, want: runtime.Resources{MemoryLimit: 2 * mb, MemorySwap: 3 * mb}},
+		{had: runtime.Resources{MemoryLimit: 5 * mb}, asked: runtime.Resources{MemoryLimit: 2 * mb}, want: runtime.Resources{MemoryLimit: 2 * mb}},
+		{had: runtime.Resources{MemoryLimit: 5 * mb, MemorySwap: -1}, asked: runtime.Resources{MemoryLimit: 2 * mb}, want: runtime.Resources{MemoryLimit: 2 * mb, MemorySwap: -1}},
+		{had: runtime.Resources{MemoryLimit: 5 * mb}, asked: runtime.Resources{MemorySwap: 2 * mb}, invalid: true},
+	} {
+		got, err := mergeResources(c.had, c.asked)
+		if c.invalid != errors.Is(err, ErrInvalid) || !c.invalid && !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%+v on top of %+v is %+v, %v", c.asked, c.had, got, err)
+		}
+	}
+}
+
+// A pod's own group is limited; one that was given is its maker's.
+func TestUpdatePod(t *testing.T) {
+	w := newWorld(t)
+	own := w.mustRun("own")
+	cfg := podConfig("given")
+	cfg.CgroupParent = "/theirs"
+	given, err := w.m.Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{own, given} {
+		if err := w.m.UpdatePod(t.Context(), id, runtime.Resources{CPUShares: 7}, runtime.Resources{MemoryLimit: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r, ok := w.keeper.resources["/pausa-test-none/pod"+own]; !ok || r.MemoryLimit != 1<<20 || r.CPUShares != 0 {
+		t.Errorf("the pod's own group got %+v of %v", r, w.keeper.resources)
+	}
+	if len(w.keeper.resources) != 1 {
+		t.Errorf("also another group was limited: %v", w.keeper.resources)
+	}
+	w.restart()
+	if p, _ := w.m.Pod(given); p.Config.Resources.MemoryLimit != 1<<20 || p.Config.Overhead.CPUShares != 7 {
+		t.Errorf("after a restart the pod has %+v and %+v", p.Config.Resources, p.Config.Overhead)
 	}
 }
 

@@ -51,6 +51,10 @@ type Config struct {
 	Privileged  bool              `json:"privileged,omitempty"` // may hold privileged containers
 
 	CgroupParent string `json:"cgroupParent,omitempty"` // "" is the manager's own parent and a group per pod
+	// Resources limit all containers together, in a group that is not the caller's; in one that is,
+	// the caller has set them. Overhead is what the caller counts for the pod besides its containers.
+	Resources runtime.Resources `json:"resources,omitzero"`
+	Overhead  runtime.Resources `json:"overhead,omitzero"`
 
 	// Declared marks a pod that the reconcile loop made; CRI pods have it false.
 	Declared bool `json:"declared,omitempty"`

@@ -115,6 +115,9 @@ func (m *Manager) makePod(ctx context.Context, p *sandbox) error {
 		return fmt.Errorf("start pause: %w", keeperErr(err))
 	}
 	m.set(func() { p.pid = st.Pid })
+	if err := m.limitPod(ctx, p, cfg.Resources); err != nil {
+		return err
+	}
 	if !cfg.HostNetwork {
 		if err := m.attach(ctx, p); err != nil {
 			return err

@@ -10,8 +10,6 @@ import (
 	"sync"
 	"syscall"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/pausa-run/pausa/runtime/wire"
 )
 
@@ -247,9 +245,15 @@ func (c *Client) Stats(ctx context.Context, ids ...string) (stats []Stats, err e
 	return stats, err
 }
 
-// Update changes the limits of a container to those that are set in resources.
-func (c *Client) Update(ctx context.Context, id string, resources *specs.LinuxResources) error {
-	return c.call(ctx, wire.ContainerUpdate, UpdateRequest{ID: id, Resources: resources}, nil)
+// Update changes the limits of a container to those that are set in r: all of them or none.
+func (c *Client) Update(ctx context.Context, id string, r Resources) error {
+	return c.call(ctx, wire.ContainerUpdate, UpdateRequest{ID: id, Resources: r.OCI(), OOMScoreAdj: r.OOMScoreAdj}, nil)
+}
+
+// LimitGroup sets those limits of r on a cgroup that holds the groups of
+// containers; it makes it where there is none. The path is absolute from the cgroup root.
+func (c *Client) LimitGroup(ctx context.Context, group string, r Resources) error {
+	return c.call(ctx, wire.GroupLimit, GroupRequest{Group: group, Resources: r.OCI()}, nil)
 }
 
 // ReopenLog goes on in a new file at the container's log path, after the old one was moved away.

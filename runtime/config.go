@@ -1,5 +1,7 @@
 package runtime
 
+import "reflect"
+
 // ContainerConfig is everything Spec needs to write a container's OCI spec. All
 // names are resolved by the caller: the image's defaults are merged in, users
 // are numbers, mounts have existing host paths.
@@ -74,6 +76,9 @@ type Resources struct {
 	Hugepages   map[string]uint64 `json:"hugepages,omitempty"` // "2MB" → bytes
 	Unified     map[string]string `json:"unified,omitempty"`   // cgroup v2 files
 }
+
+// None says that nothing is limited.
+func (r Resources) None() bool { return reflect.ValueOf(r).IsZero() }
 
 // Security is what a container may do.
 type Security struct {

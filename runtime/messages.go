@@ -12,6 +12,14 @@ import (
 type UpdateRequest struct {
 	ID        string                `json:"id"`
 	Resources *specs.LinuxResources `json:"resources"`
+	// OOMScoreAdj, if set, is for all processes of the container; later ones inherit it.
+	OOMScoreAdj *int `json:"oomScoreAdj,omitempty"`
+}
+
+// GroupRequest is what Client.LimitGroup sends.
+type GroupRequest struct {
+	Group     string                `json:"group"`
+	Resources *specs.LinuxResources `json:"resources"`
 }
 
 // ExecRequest is what Client.Exec sends; the files of Streams come beside it.

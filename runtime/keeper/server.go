@@ -156,7 +156,9 @@ func (k *Keeper) simple(method string, c *call) (any, error) {
 	case wire.ContainerStats:
 		return with(c, func(q wire.IDs) ([]runtime.Stats, error) { return k.stats(q.IDs) })
 	case wire.ContainerUpdate:
-		return nil, withOnly(c, func(u runtime.UpdateRequest) error { return k.update(u.ID, u.Resources) })
+		return nil, withOnly(c, k.update)
+	case wire.GroupLimit:
+		return nil, withOnly(c, k.limitGroup)
 	case wire.ContainerResize:
 		return nil, withOnly(c, func(r wire.Resize) error { return k.resize(r.ID, r.ExecID, r.Width, r.Height) })
 	}

@@ -4,14 +4,11 @@ package keeper
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"strconv"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/cgroups"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
@@ -128,71 +125,3 @@ func number(data []byte) uint64 {
 }
 
 func less(a, b uint64) uint64 { return a - min(a, b) }
-
-// update changes the limits of a running container: those that are set in r.
-func (k *Keeper) update(id string, r *specs.LinuxResources) error {
-	c, err := k.container(id)
-	if err != nil {
-		return err
-	}
-	if r == nil {
-		return nil
-	}
-	<-c.parked
-	c.mu.Lock()
-	lc := c.lc
-	c.mu.Unlock()
-	if lc == nil {
-		return fmt.Errorf("update container %q: it has ended: %w", id, runtime.ErrState)
-	}
-	config := lc.Config()
-	group, resources := *config.Cgroups, *config.Cgroups.Resources
-	group.Resources, config.Cgroups = &resources, &group
-	merge(&resources, r)
-	if err := lc.Set(config); err != nil {
-		return fmt.Errorf("update container %q: %w", id, err)
-	}
-	return nil
-}
-
-func merge(to *cgroups.Resources, r *specs.LinuxResources) {
-	if cpu := r.CPU; cpu != nil {
-		set(&to.CpuShares, cpu.Shares)
-		if cpu.Shares != nil {
-			to.CpuWeight = cgroups.ConvertCPUSharesToCgroupV2Value(*cpu.Shares)
-		}
-		set(&to.CpuQuota, cpu.Quota)
-		set(&to.CpuPeriod, cpu.Period)
-		setString(&to.CpusetCpus, cpu.Cpus)
-		setString(&to.CpusetMems, cpu.Mems)
-	}
-	if memory := r.Memory; memory != nil {
-		set(&to.Memory, memory.Limit)
-		set(&to.MemoryReservation, memory.Reservation)
-		set(&to.MemorySwap, memory.Swap)
-		if memory.Limit != nil && *memory.Limit == -1 && memory.Swap == nil {
-			to.MemorySwap = 0
-		}
-	}
-	if r.Pids != nil {
-		to.PidsLimit = r.Pids.Limit
-	}
-	for _, h := range r.HugepageLimits {
-		to.HugetlbLimit = append(to.HugetlbLimit, &cgroups.HugepageLimit{Pagesize: h.Pagesize, Limit: h.Limit})
-	}
-	if r.Unified != nil {
-		to.Unified = r.Unified
-	}
-}
-
-func set[T any](to *T, from *T) {
-	if from != nil {
-		*to = *from
-	}
-}
-
-func setString(to *string, from string) {
-	if from != "" {
-		*to = from
-	}
-}

@@ -16,8 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
-
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -335,7 +333,7 @@ func TestLogThroughLinkIsRefused(t *testing.T) {
 	}
 }
 
-func TestStatsAndUpdate(t *testing.T) {
+func TestStats(t *testing.T) {
 	h := newHost(t)
 	id := h.sleeper(memory(64 << 20))
 	var stats []runtime.Stats
@@ -349,13 +347,6 @@ func TestStatsAndUpdate(t *testing.T) {
 	}
 	if s := stats[0]; s.ID != id || s.CPUNanos == 0 || s.MemoryLimit != 64<<20 || s.Pids != 1 || s.MemoryUsage == 0 {
 		t.Errorf("stats %+v", s)
-	}
-	limit := int64(96 << 20)
-	if err := h.client.Update(ctx(t), id, &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}}); err != nil {
-		t.Fatal(err)
-	}
-	if stats, _ = h.client.Stats(ctx(t), id); len(stats) != 1 || stats[0].MemoryLimit != 96<<20 {
-		t.Errorf("after update: %+v", stats)
 	}
 }
 

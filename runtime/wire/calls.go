@@ -7,6 +7,7 @@ const (
 	PodStart        = "pod.start"        // runtime.PodSpec → runtime.PodState
 	PodRemove       = "pod.remove"       // ID → none
 	PodList         = "pod.list"         // none → []runtime.PodState
+	GroupLimit      = "group.limit"      // runtime.GroupRequest → none
 	ContainerCreate = "container.create" // runtime.ContainerSpec → none
 	ContainerStart  = "container.start"  // ID → runtime.ContainerState
 	ContainerSignal = "container.signal" // Signal → none
@@ -15,7 +16,7 @@ const (
 	ContainerList   = "container.list"   // none → []runtime.ContainerState
 	ContainerGet    = "container.get"    // ID → runtime.ContainerState
 	ContainerStats  = "container.stats"  // IDs → []runtime.Stats
-	ContainerUpdate = "container.update" // Update → none
+	ContainerUpdate = "container.update" // runtime.UpdateRequest → none
 	ContainerExec   = "container.exec"   // Exec with files → Started with a terminal's master, then ExecExit
 	ContainerAttach = "container.attach" // Attach with files → none with the input's file, then none at the end
 	ContainerResize = "container.resize" // Resize → none
