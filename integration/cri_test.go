@@ -207,3 +207,7 @@ func TestCRIBadRequests(t *testing.T) {
 		t.Errorf("pods after refused requests: %v, %v", l, err)
 	}
 }
+
+func (k *kubelet) execSync(container string, seconds int64, command ...string) (*criv1.ExecSyncResponse, error) {
+	return k.runtime.ExecSync(k.ctx, &criv1.ExecSyncRequest{ContainerId: container, Cmd: command, Timeout: seconds})
+}

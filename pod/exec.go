@@ -69,14 +69,15 @@ func (m *Manager) ExecSync(ctx context.Context, id string, args []string, timeou
 	if ctx.Err() != nil {
 		err = fmt.Errorf("command %q did not end within %s: %w", strings.Join(args, " "), timeout, ctx.Err())
 	}
-	return out.Bytes(), errOut.Bytes(), code, err
+	return out.kept.Bytes(), errOut.kept.Bytes(), code, err
 }
 
-// capped keeps the first execOutputLimit bytes of what is written to it.
-type capped struct{ bytes.Buffer }
+// capped keeps the first execOutputLimit bytes of what is written to it. The
+// buffer is not embedded: io.Copy would go around Write by its ReadFrom.
+type capped struct{ kept bytes.Buffer }
 
 func (c *capped) Write(p []byte) (int, error) {
-	c.Buffer.Write(p[:min(len(p), execOutputLimit-c.Len())])
+	c.kept.Write(p[:min(len(p), execOutputLimit-c.kept.Len())])
 	return len(p), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -156,8 +157,22 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 func (c *Config) spec(id string) runtime.PodSpec {
 	return runtime.PodSpec{
 		ID: id, Hostname: c.Hostname, HostNetwork: c.HostNetwork, HostIPC: c.HostIPC, SharePID: c.SharePID,
-		UIDMaps: c.UIDMaps, GIDMaps: c.GIDMaps, Sysctls: c.Sysctls,
+		UIDMaps: c.UIDMaps, GIDMaps: c.GIDMaps, Sysctls: c.sysctls(),
 	}
+}
+
+// sysctls are the pod's own and, on a network of its own, what lets any user
+// ping and listen on ports below 1024 there: neither needs a capability.
+func (c *Config) sysctls() map[string]string {
+	if c.HostNetwork {
+		return c.Sysctls
+	}
+	out := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+	for name := range c.Sysctls {
+		delete(out, strings.ReplaceAll(name, "/", ".")) // the same in its other notation
+	}
+	maps.Copy(out, c.Sysctls)
+	return out
 }
 
 // Stop kills the pod's containers and gives its namespaces and addresses back.

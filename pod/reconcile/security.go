@@ -55,10 +55,14 @@ func first[T any](a, b *T) *T {
 	return b
 }
 
+// pidsLimit is how many processes and threads a container may have: far from what
+// one needs, and from what a host has (32768), so that a fork bomb hurts itself alone.
+const pidsLimit = 4096
+
 // resources turns requests and limits into the cgroup's terms, as the kubelet
 // does. A container that asks for no CPU gets the kernel's default share.
 func resources(c *corev1.Container) runtime.Resources {
-	var r runtime.Resources
+	r := runtime.Resources{PidsLimit: pidsLimit}
 	if q, ok := c.Resources.Requests[corev1.ResourceCPU]; ok {
 		r.CPUShares = uint64(min(max(q.MilliValue()*1024/1000, 2), 262144))
 	}
