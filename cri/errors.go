@@ -44,6 +44,7 @@ func codeOf(err error) codes.Code {
 		{runtime.ErrExists, codes.AlreadyExists},
 		{pod.ErrState, codes.FailedPrecondition},
 		{images.ErrInUse, codes.FailedPrecondition},
+		{images.ErrUnverified, codes.Unknown}, // the one code of which a kubelet reads the text
 		{images.ErrRefused, codes.FailedPrecondition},
 		{runtime.ErrState, codes.FailedPrecondition},
 		{pod.ErrUnavailable, codes.Unavailable},

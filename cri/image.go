@@ -10,6 +10,7 @@ import (
 	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/pausa-run/pausa/images"
 )
@@ -104,6 +105,9 @@ func (s *imageService) PullImage(ctx context.Context, r *criv1.PullImageRequest)
 		return nil, within("auth", err)
 	}
 	img, err := s.fetch(ctx, r.Image.Image, auth)
+	if errors.Is(err, images.ErrUnverified) { // a kubelet knows it by the word at the beginning
+		return nil, fmt.Errorf("%w: %w", crierrors.ErrSignatureValidationFailed, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", r.Image.Image, err)
 	}

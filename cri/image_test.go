@@ -2,10 +2,13 @@ package cri
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/images"
@@ -81,6 +84,21 @@ func TestPull(t *testing.T) {
 	wantCode(t, err, codes.InvalidArgument, "auth.auth")
 	if a, err := credentials(&criv1.AuthConfig{ServerAddress: "r"}); a != nil || err != nil {
 		t.Errorf("an address alone is a credential: %v %v", a, err)
+	}
+}
+
+// A kubelet shows the reason SignatureValidationFailed for an error of code
+// Unknown whose text begins with that word.
+func TestPullOfTheUnverified(t *testing.T) {
+	d := newDaemon(t, func(o *Options) {
+		o.Pull = func(context.Context, string, *Auth) (images.Image, error) {
+			return images.Image{}, fmt.Errorf("pull image x: %w: not signed by us", images.ErrUnverified)
+		}
+	})
+	_, err := d.img.PullImage(t.Context(), &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: "x:1"}})
+	wantCode(t, err, codes.Unknown, "not signed by us")
+	if text := status.Convert(err).Message(); !strings.HasPrefix(text, "SignatureValidationFailed: ") {
+		t.Error(text)
 	}
 }
 

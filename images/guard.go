@@ -20,6 +20,9 @@ const verifierTimeout = 60_000_000_000
 // ErrRefused is what a pull wraps that the settings or a verifier forbid.
 var ErrRefused = errors.New("image is refused")
 
+// ErrUnverified is the ErrRefused of a verifier.
+var ErrUnverified = fmt.Errorf("%w by its verification", ErrRefused)
+
 // errStalled is what a pull ends with when the registry sends nothing.
 var errStalled = errors.New("the registry sends nothing")
 
@@ -45,10 +48,10 @@ func (s *Store) verify(ctx context.Context, full string, target ocispec.Descript
 	v := bindir.NewImageVerifier(&bindir.Config{BinDir: dir, MaxVerifiers: -1, PerVerifierTimeout: verifierTimeout})
 	judgement, err := v.VerifyImage(ctx, full, target)
 	if err != nil {
-		return fmt.Errorf("%w: verify it: %w", ErrRefused, err)
+		return fmt.Errorf("%w: %w", ErrUnverified, err)
 	}
 	if !judgement.OK {
-		return fmt.Errorf("%w: %s", ErrRefused, short(judgement.Reason))
+		return fmt.Errorf("%w: %s", ErrUnverified, short(judgement.Reason))
 	}
 	return nil
 }

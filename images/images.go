@@ -19,6 +19,8 @@ var (
 	ErrNotFound = errors.New("image not found")
 	ErrInUse    = errors.New("image is in use")
 	ErrInvalid  = errors.New("invalid image reference")
+	// ErrAccess is returned by a pull or push when the registry wants another credential.
+	ErrAccess = errors.New("the registry refuses access, or has no such image")
 	// ErrLocked is returned by Open when another process has the same folder open.
 	ErrLocked = errors.New("image store is in use by another process")
 )

@@ -268,7 +268,7 @@ func registryError(err error) error {
 	}
 	if status := statusOf(err); status == http.StatusUnauthorized || status == http.StatusForbidden ||
 		errors.Is(err, docker.ErrInvalidAuthorization) {
-		return fmt.Errorf("the registry refuses access, or has no such image: check the name and the credential: %w", err)
+		return fmt.Errorf("%w: check the name and the credential: %w", ErrAccess, err)
 	}
 	if errdefs.IsNotFound(err) {
 		return fmt.Errorf("%w in the registry: check the name and the tag: %w", ErrNotFound, err)

@@ -106,8 +106,8 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	}
 	engine, err := reconcile.New(reconcile.Options{
 		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: services,
-		Pull: func(ctx context.Context, ref string) error {
-			_, err := store.Pull(ctx, ref, images.PullOptions{})
+		Pull: func(ctx context.Context, ref string, auth images.Auth) error {
+			_, err := store.Pull(ctx, ref, images.PullOptions{Auth: auth})
 			return err
 		},
 		Alloc:     service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),

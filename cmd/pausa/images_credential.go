@@ -1,17 +1,16 @@
 package main
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
 
-	"github.com/distribution/reference"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/images"
 )
 
 // credential is the one for the registry of ref that the flags name; nil
@@ -50,47 +49,23 @@ func (p *program) userCredential(creds string) (*pausav1.RegistryCredential, err
 	return &pausav1.RegistryCredential{Username: user, Password: password}, nil
 }
 
-// authFile is docker's config.json, as far as it holds credentials.
-type authFile struct {
-	Auths map[string]struct {
-		Username      string `json:"username"`
-		Password      string `json:"password"`
-		Auth          string `json:"auth"`
-		IdentityToken string `json:"identitytoken"`
-	} `json:"auths"`
-}
-
+// fileCredential is the one of docker's configuration that fits ref best.
 func fileCredential(file, ref string) (*pausav1.RegistryCredential, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("read credentials: %w", err)
 	}
-	var f authFile
-	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, fmt.Errorf("read credentials: %s is no docker configuration: %w", file, err)
+	var keys images.Keyring
+	if err := keys.Add(data); err != nil {
+		return nil, fmt.Errorf("read credentials of %s: %w", file, err)
 	}
-	named, err := reference.ParseNormalizedNamed(ref)
+	found, err := keys.For(ref)
 	if err != nil {
-		return nil, fmt.Errorf("image %q: %w", ref, err)
+		return nil, err
 	}
-	domain := reference.Domain(named)
-	for key, a := range f.Auths {
-		if registryOf(key) == domain {
-			return &pausav1.RegistryCredential{Username: a.Username, Password: a.Password, Auth: a.Auth, IdentityToken: a.IdentityToken, Server: domain}, nil
-		}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s has no credential for %s", file, ref)
 	}
-	return nil, fmt.Errorf("%s has no credential for %s", file, domain)
-}
-
-// registryOf is the registry that a key of the file is for.
-func registryOf(key string) string {
-	_, rest, ok := strings.Cut(key, "://")
-	if !ok {
-		rest = key
-	}
-	host, _, _ := strings.Cut(rest, "/")
-	if host == "index.docker.io" || host == "registry-1.docker.io" {
-		return "docker.io"
-	}
-	return host
+	a := found[0]
+	return &pausav1.RegistryCredential{Username: a.Username, Password: a.Password, Auth: a.Auth, IdentityToken: a.IdentityToken, Server: a.ServerAddress}, nil
 }

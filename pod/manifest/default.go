@@ -109,6 +109,9 @@ func defaultVolume(v *corev1.Volume) {
 	if v.ConfigMap != nil {
 		setPointer(&v.ConfigMap.DefaultMode, corev1.ConfigMapVolumeSourceDefaultMode)
 	}
+	if v.Image != nil {
+		setDefault(&v.Image.PullPolicy, pullPolicy(v.Image.Reference))
+	}
 	if v.Secret != nil {
 		setPointer(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
 	}

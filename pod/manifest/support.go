@@ -69,9 +69,10 @@ func podSections() []section {
 			corev1.PodSpec{},
 			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
 				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname subdomain hostAliases " +
-				"automountServiceAccountToken=false enableServiceLinks nodeName schedulerName=default-scheduler hostUsers=true",
+				"automountServiceAccountToken=false enableServiceLinks imagePullSecrets nodeName schedulerName=default-scheduler hostUsers=true",
 			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins",
 		},
+		{corev1.LocalObjectReference{}, "Pod.spec.imagePullSecrets[]", "name", "a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg; without it, or without a fitting entry in it, images are pulled with the daemon's own credentials, if it has any"},
 		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
 		{corev1.Sysctl{}, "Pod.spec.securityContext.sysctls[]", "name value", "only those that a namespace has of its own"},
 		{corev1.HostAlias{}, "Pod.spec.hostAliases[]", "ip hostnames", ""},
@@ -125,11 +126,12 @@ func containerSections() []section {
 
 func volumeSections() []section {
 	return []section{
-		{corev1.Volume{}, "Pod.spec.volumes[]", "name emptyDir hostPath configMap secret", ""},
+		{corev1.Volume{}, "Pod.spec.volumes[]", "name emptyDir hostPath configMap secret image", ""},
 		{corev1.EmptyDirVolumeSource{}, "Pod.spec.volumes[].emptyDir", "medium=Memory sizeLimit", "sizeLimit holds with medium Memory; on disk it is not enforced yet"},
 		{corev1.HostPathVolumeSource{}, "Pod.spec.volumes[].hostPath", "path type=DirectoryOrCreate|Directory|FileOrCreate|File|Socket|CharDevice|BlockDevice", ""},
 		{corev1.ConfigMapVolumeSource{}, "Pod.spec.volumes[].configMap", "name items defaultMode optional", ""},
 		{corev1.SecretVolumeSource{}, "Pod.spec.volumes[].secret", "secretName items defaultMode optional", "on tmpfs"},
+		{corev1.ImageVolumeSource{}, "Pod.spec.volumes[].image", "reference pullPolicy=Always|IfNotPresent|Never", "an image's files, read-only; subPath may name a folder or a file in it"},
 		{corev1.KeyToPath{}, "Pod.spec.volumes[].configMap.items[]", "key path mode", "the same for secrets"},
 	}
 }

@@ -33,8 +33,7 @@ func Validate(o Object) error {
 	case *corev1.ConfigMap:
 		c.data("data", sizeOf(v.Data)+sizeOf(v.BinaryData), keysOf(v.Data), keysOf(v.BinaryData))
 	case *corev1.Secret:
-		c.data("data", sizeOf(v.Data)+sizeOf(v.StringData), keysOf(v.Data), nil)
-		c.data("stringData", 0, keysOf(v.StringData), nil)
+		c.secret(v)
 	case *corev1.Namespace:
 	default:
 		c.fail("", "cannot be declared")

@@ -12,12 +12,7 @@ import (
 
 func (c *checker) container(at string, k *corev1.Container, volumes map[string]bool) {
 	c.label(at+".name", k.Name)
-	switch {
-	case k.Image == "":
-		c.fail(at+".image", "is required")
-	case strings.ContainsAny(k.Image, " \t\r\n") || len(k.Image) > 512:
-		c.fail(at+".image", "%q is not a reference of an image", k.Image)
-	}
+	c.image(at+".image", k.Image)
 	if k.WorkingDir != "" && !strings.HasPrefix(k.WorkingDir, "/") {
 		c.fail(at+".workingDir", "%q is not an absolute path", k.WorkingDir)
 	}
@@ -44,6 +39,13 @@ func (c *checker) container(at string, k *corev1.Container, volumes map[string]b
 	}
 	if k.SecurityContext != nil {
 		c.security(at+".securityContext", k.SecurityContext)
+	}
+}
+
+func (c *checker) image(at, ref string) {
+	c.required(at, ref)
+	if strings.ContainsAny(ref, " \t\r\n") || len(ref) > 512 {
+		c.fail(at, "%q is not a reference of an image", ref)
 	}
 }
 

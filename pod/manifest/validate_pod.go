@@ -23,6 +23,13 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	names, hostPorts := map[string]bool{}, map[string]bool{}
 	c.containers(at+".initContainers", s, s.InitContainers, names, volumes, map[string]bool{}, true)
 	c.containers(at+".containers", s, s.Containers, names, volumes, hostPorts, false)
+	for i, r := range s.ImagePullSecrets {
+		p := at + ".imagePullSecrets[" + strconv.Itoa(i) + "].name"
+		c.required(p, r.Name)
+		if r.Name != "" {
+			c.all(p, r.Name, validation.IsDNS1123Subdomain(r.Name))
+		}
+	}
 	if g := s.TerminationGracePeriodSeconds; g != nil && *g < 0 {
 		c.fail(at+".terminationGracePeriodSeconds", "%d is negative", *g)
 	}
@@ -166,9 +173,13 @@ func (c *checker) volume(at string, v *corev1.Volume) {
 		c.required(at+".secret.secretName", s.SecretName)
 		c.items(at+".secret", s.Items, s.DefaultMode)
 	}
+	if i := v.Image; i != nil {
+		n++
+		c.image(at+".image.reference", i.Reference)
+	}
 	switch {
 	case n == 0:
-		c.fail(at, "has no source; use emptyDir, hostPath, configMap or secret")
+		c.fail(at, "has no source; use emptyDir, hostPath, configMap, secret or image")
 	case n > 1:
 		c.fail(at, "has %d sources; use one", n)
 	}

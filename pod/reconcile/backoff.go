@@ -15,6 +15,7 @@ const (
 	backoffFirst = 10 * time.Second
 	backoffMax   = 300 * time.Second
 	backoffReset = 10 * time.Minute
+	backoffShown = time.Second // after a failed pull its reason gives way to that of the back-off
 )
 
 // Reasons of waiting, as the kubelet words them.
@@ -25,6 +26,8 @@ const (
 	reasonNeverPull    = "ErrImageNeverPull"
 	reasonPull         = "ErrImagePull"
 	reasonPullBackoff  = "ImagePullBackOff"
+	reasonBadImage     = "InvalidImageName"
+	reasonUnverified   = "SignatureValidationFailed"
 	reasonCreate       = "CreateContainerError"
 	reasonCreateConfig = "CreateContainerConfigError"
 	reasonRun          = "RunContainerError"

@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
@@ -153,7 +152,7 @@ func parseResolvConf(text string) *pod.DNS {
 
 // create makes the next attempt of a container: image, environment, mounts, record.
 func (s *podSync) create(ctx context.Context, c *corev1.Container) (string, error) {
-	if err := s.e.ensureImage(ctx, c); err != nil {
+	if err := s.images(ctx, c); err != nil {
 		return "", err
 	}
 	cfg, err := s.containerConfig(c)
@@ -295,33 +294,4 @@ func (e *Engine) podIPs(p *corev1.Pod, b *box) []string {
 		out = append(out, ip.String())
 	}
 	return out
-}
-
-// ensureImage obeys the pull policy. Images of the registry "localhost" are only ever imported.
-func (e *Engine) ensureImage(ctx context.Context, c *corev1.Container) error {
-	local := e.opts.Pull == nil || strings.HasPrefix(c.Image, "localhost/")
-	if c.ImagePullPolicy == corev1.PullAlways && !local {
-		return e.pull(ctx, c.Image)
-	}
-	_, err := e.opts.Images.Get(ctx, c.Image)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, images.ErrInvalid):
-		return &waiting{"InvalidImageName", err}
-	case !errors.Is(err, images.ErrNotFound):
-		return &waiting{reasonPull, err}
-	case c.ImagePullPolicy == corev1.PullNever:
-		return &waiting{reasonNeverPull, fmt.Errorf("image %s is not on this host and imagePullPolicy is Never; import it with: pausa images import", c.Image)}
-	case local:
-		return &waiting{reasonPull, fmt.Errorf("image %s is not on this host and cannot be pulled; import it with: pausa images import", c.Image)}
-	}
-	return e.pull(ctx, c.Image)
-}
-
-func (e *Engine) pull(ctx context.Context, ref string) error {
-	if err := e.opts.Pull(ctx, ref); err != nil {
-		return &waiting{reasonPull, fmt.Errorf("pull image %s: %w", ref, err)}
-	}
-	return nil
 }

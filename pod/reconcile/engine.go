@@ -76,7 +76,8 @@ type Options struct {
 	Pods     PodManager
 	Images   ImageStore
 	// Pull gets an image from its registry; nil: only images on this host can be used.
-	Pull     func(ctx context.Context, ref string) error
+	// The zero Auth leaves the credential to the image store's configuration.
+	Pull     func(ctx context.Context, ref string, auth images.Auth) error
 	Services ServiceTable
 	Alloc    Allocator
 	// Balancers has the addresses of Services of type LoadBalancer; nil: the host's own.

@@ -158,6 +158,10 @@ func (v *volumes) mounts(p *corev1.Pod, c *corev1.Container) ([]runtime.Mount, e
 			return nil, fmt.Errorf("mount %s: the pod has no volume %q", m.MountPath, m.Name)
 		}
 		vol := &p.Spec.Volumes[at]
+		if vol.Image != nil {
+			out = append(out, runtime.Mount{Image: vol.Image.Reference, Source: m.SubPath, Destination: filepath.Clean(m.MountPath), Type: "bind", Readonly: true, Propagation: "rprivate"})
+			continue
+		}
 		src := v.path(p.UID, vol)
 		if m.SubPath != "" {
 			pin := filepath.Join(v.state, string(p.UID), "subpaths", c.Name, strconv.Itoa(i))

@@ -240,10 +240,10 @@ func (s *podSync) isSidecar(name string) bool {
 func (s *podSync) start(ctx context.Context, c *corev1.Container) {
 	n := s.e.notes.get(s.pod.UID, c.Name)
 	if wait := n.until.Sub(s.now); wait > 0 && n.reason != reasonCrashLoop {
-		if n.reason == reasonPull {
-			s.e.notes.change(s.pod.UID, c.Name, func(v *note) { v.reason = reasonPullBackoff })
-		}
 		s.later(wait)
+		if n.reason == reasonPull || n.reason == reasonUnverified {
+			s.backOff(c, backoffShown-(n.delay-wait))
+		}
 		return
 	}
 	if err := s.e.acquire(ctx); err != nil {
@@ -268,6 +268,20 @@ func (s *podSync) refuse(ctx context.Context, c *corev1.Container, err error) {
 	wait := s.e.notes.failed(s.pod.UID, c.Name, w.reason, w.err.Error(), s.e.clock.Now())
 	s.e.log.Warn("container does not start", "pod", s.object.Ref().String(), "container", c.Name, "reason", w.reason, "error", w.err, "retry in", wait)
 	s.later(wait)
+	if w.reason == reasonPull || w.reason == reasonUnverified {
+		s.backOff(c, backoffShown)
+	}
+}
+
+// backOff shows, after the given time, a back-off in the place of why a pull failed.
+func (s *podSync) backOff(c *corev1.Container, after time.Duration) {
+	if after > 0 {
+		s.later(after)
+		return
+	}
+	s.e.notes.change(s.pod.UID, c.Name, func(v *note) {
+		v.reason, v.message = reasonPullBackoff, "Back-off "+v.delay.String()+" pulling image: "+v.reason+": "+v.message
+	})
 }
 
 // release starts a container that has been made.

@@ -74,6 +74,8 @@ func (v *volumes) make(p *corev1.Pod, vol *corev1.Volume, find lookup) error {
 	switch {
 	case vol.HostPath != nil:
 		return makeHostPath(path, *vol.HostPath.Type)
+	case vol.Image != nil:
+		return nil // mounted with each container
 	case vol.EmptyDir != nil:
 		return makeEmptyDir(path, vol.EmptyDir, fsGroup(p))
 	}
