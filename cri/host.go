@@ -60,6 +60,9 @@ func (h hostFacts) settle(ctx context.Context, cfg *pod.ContainerConfig, logDir 
 func (h hostFacts) settleNow(cfg *pod.ContainerConfig, logDir string, relabel int) error {
 	for i := range cfg.Mounts {
 		m := &cfg.Mounts[i]
+		if m.Image != "" {
+			continue // its source is a path in the image
+		}
 		source, err := filepath.EvalSymlinks(m.Source)
 		if err != nil {
 			return invalid(fmt.Sprintf("config.mounts[%d].host_path", i), "%v: create it first", err)

@@ -225,14 +225,16 @@ func (s *Store) pullLease(ctx context.Context, full string) (context.Context, fu
 	if err != nil {
 		return nil, nil, s.explain(err)
 	}
+	s.pulling.Store(l.ID, true)
 	return leases.WithLease(ctx, l.ID), func(failed error) {
 		ctx := context.WithoutCancel(ctx)
+		s.pulling.Delete(l.ID)
 		if failed != nil && (passing(failed) || errors.Is(failed, context.Canceled)) {
 			return
 		}
 		all, err := s.leases.List(ctx)
 		for _, l := range all {
-			if l.Labels[labelPurpose] == purpose {
+			if _, busy := s.pulling.Load(l.ID); !busy && l.Labels[labelPurpose] == purpose {
 				err = errors.Join(err, s.leases.Delete(ctx, l))
 			}
 		}

@@ -74,6 +74,7 @@ type Store struct {
 	flights *flights
 	rootfs  rootfsFolder
 	spares  *spares
+	pulling sync.Map // by id, the leases of pulls that are under way
 
 	mu       sync.Mutex // names of images, and who uses which
 	used     map[string]string

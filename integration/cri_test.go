@@ -52,6 +52,12 @@ func (k *kubelet) sandboxConfig(name string) *criv1.PodSandboxConfig {
 
 // up runs a pod of one container.
 func (k *kubelet) up(name, script string) (sandbox, container string) {
+	k.n.t.Helper()
+	return k.upWith(name, script)
+}
+
+// upWith runs a pod of one container with mounts.
+func (k *kubelet) upWith(name, script string, mounts ...*criv1.Mount) (sandbox, container string) {
 	t := k.n.t
 	t.Helper()
 	config := k.sandboxConfig(name)
@@ -69,6 +75,7 @@ func (k *kubelet) up(name, script string) (sandbox, container string) {
 			Image:    &criv1.ImageSpec{Image: busybox},
 			Command:  []string{"sh", "-c", script},
 			LogPath:  "main.log",
+			Mounts:   mounts,
 			Linux:    &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{}},
 		},
 	})
