@@ -112,3 +112,26 @@ func loadPod(dir string) (rec podRecord, ctrs []containerRecord, err error) {
 	}
 	return rec, ctrs, errors.Join(append(bad, err)...)
 }
+
+// ReadRecords lists the pods of a run directory from their files, for who has no
+// Manager: whether a pod is ready it cannot tell. It changes nothing. The error names
+// what could not be read.
+func ReadRecords(runDir string) ([]Pod, error) {
+	files, err := filepath.Glob(filepath.Join(runDir, "pods", "*", "pod.json"))
+	errs := []error{err}
+	var out []Pod
+	for _, f := range files {
+		var r podRecord
+		if err := atomicfile.ReadJSON(f, &r); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, Pod{
+			ID: r.ID, Config: r.Config, CreatedAt: r.CreatedAt, IPs: r.Net.IPs, NetNS: r.Net.NetNS, StoppedAt: r.StoppedAt, Problem: r.Problem,
+		})
+	}
+	return out, errors.Join(errs...)
+}
+
+// Folder is where a pod's files are, below a run directory.
+func Folder(runDir, id string) string { return filepath.Join(runDir, "pods", id) }

@@ -176,6 +176,15 @@ func (p *program) argumentsFor(ctx *cli.Context, command string, before []string
 		if len(before) == 0 {
 			return p.objectNames(ctx, "Pod")
 		}
+	case "pausa trace":
+		if len(before) == 0 {
+			return append(p.objectNames(ctx, "Pod"), "host")
+		}
+		var out []string
+		for _, name := range p.objectNames(ctx, "Service") {
+			out = append(out, "svc/"+name+":")
+		}
+		return append(out, p.objectNames(ctx, "Pod")...)
 	case "pausa run", "pausa images rm", "pausa images list", "pausa images inspect", "pausa images tag",
 		"pausa images export", "pausa images push", "pausa images mount", "pausa images unmount":
 		return p.imageRefs(ctx)
