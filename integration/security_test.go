@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -411,12 +412,12 @@ func TestExecOfBoundedSize(t *testing.T) {
 	n := newNode(t, "bounded")
 	k := newKubelet(t, n)
 	sandbox, container := k.up("yes", "while :; do sleep 1; done")
-	before := n.daemonMemory()
+	before := n.memory("pausa", "serve")
 	_, err := k.execSync(container, 3, "sh", "-c", "sleep 4241 & (trap '' TERM HUP; sleep 4242) & yes 0123456789012345678901234567890123456789")
 	if err == nil {
 		t.Error("a command that takes too long gave no error")
 	}
-	if after := n.daemonMemory(); after > before+64<<20 {
+	if after := n.memory("pausa", "serve"); after > before+64<<20 {
 		t.Errorf("the daemon's memory rose from %d to %d bytes", before, after)
 	}
 	n.eventually("nothing is left of the command", func() error {
@@ -434,30 +435,45 @@ func TestExecOfBoundedSize(t *testing.T) {
 	k.down(sandbox, container)
 }
 
-// daemonMemory is the daemon's resident memory in bytes.
-func (n *node) daemonMemory() int64 {
+// memory is the resident memory of one of our programs, in bytes.
+func (n *node) memory(comm, argument string) int64 {
+	n.t.Helper()
+	raw, err := os.ReadFile(n.program(comm, argument) + "/status")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(raw), "VmRSS:")
+	kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return kb << 10
+}
+
+// openFiles is how many descriptors one of our programs has.
+func (n *node) openFiles(comm, argument string) int {
+	n.t.Helper()
+	fds, err := os.ReadDir(n.program(comm, argument) + "/fd")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return len(fds)
+}
+
+// program is the folder below /proc of one of our programs on the host.
+func (n *node) program(comm, argument string) string {
 	n.t.Helper()
 	procs, err := n.Processes()
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	for _, p := range procs {
-		if p.Comm != "pausa" || !strings.Contains(p.Cmdline, "serve") {
-			continue
+		if p.Comm == comm && strings.Contains(p.Cmdline, argument) {
+			return fmt.Sprintf("/proc/%d", p.OuterPid)
 		}
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.OuterPid))
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		_, rest, _ := strings.Cut(string(raw), "VmRSS:")
-		kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-		if err != nil {
-			n.t.Fatal(err)
-		}
-		return kb << 10
 	}
-	n.t.Fatal("no daemon runs")
-	return 0
+	n.t.Fatalf("no %s runs", comm)
+	return ""
 }
 
 // A pod that starts processes without end hits its own limit, not the host's.
@@ -477,4 +493,71 @@ func TestForkBomb(t *testing.T) {
 		return nil
 	})
 	n.ok("delete", "pod", "bomb")
+}
+
+// A volume in the place of /proc would take the runtime's own writes (CVE-2019-19921, CVE-2025-52881).
+func TestProcIsNotShadowed(t *testing.T) {
+	n := newNode(t, "proc")
+	for i, path := range []string{"/proc", "/proc/self", "/proc/self/attr", "/../proc/1"} {
+		name := fmt.Sprintf("p%d", i)
+		_, stderr, code := n.CLI(podOf(name, busybox, "exec sleep 100000", "volumeMounts: [{name: v, mountPath: "+path+"}]", "volumes: [{name: v, emptyDir: {}}]"), "apply", "-f", "-")
+		if code != 0 {
+			if !strings.Contains(stderr, "mountPath") {
+				t.Errorf("%s is refused without a reason: %s", path, stderr)
+			}
+			continue
+		}
+		n.eventually("the container is refused", func() error {
+			p := n.pod(name)
+			if p == nil || len(p.Status.ContainerStatuses) == 0 {
+				return errors.New("it has no status")
+			}
+			st := p.Status.ContainerStatuses[0]
+			if st.State.Running != nil {
+				t.Fatalf("a container runs with a volume at %s", path)
+			}
+			if !strings.Contains(fmt.Sprint(st.State, st.LastTerminationState), "/proc") {
+				return fmt.Errorf("it is %+v", st.State)
+			}
+			return nil
+		})
+	}
+}
+
+// Clients that come and go leave no descriptor open in the daemon or the keeper (CVE-2025-64329).
+func TestClientsLeaveNothing(t *testing.T) {
+	n := newNode(t, "clients")
+	n.apply(shellPod("sh", "while :; do echo line; sleep 0.1; done"))
+	n.waitReady("app=sh", 1)
+	come := func(times int) {
+		for i := range times {
+			args := [][]string{{"attach", "sh"}, {"exec", "-i", "sh", "--", "cat"}, {"logs", "-f", "sh"}}[i%3]
+			client := n.CLICommand(t.Context(), args...)
+			// The client itself is killed, in the middle of things, not the nsenter that waits for it.
+			at := slices.Index(client.Args, "--") + 1
+			cmd := n.Command(t.Context(), slices.Concat([]string{"timeout", "-s", "KILL", fmt.Sprintf("0.%03d", 20+i%60)}, client.Args[at:])...)
+			stdin, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Run()
+			stdin.Close()
+		}
+	}
+	come(6) // what is made once
+	before := map[string]int{}
+	for _, p := range []string{"pausa serve", "pausa-keeper "} {
+		comm, arg, _ := strings.Cut(p, " ")
+		before[p] = n.openFiles(comm, arg)
+	}
+	come(150)
+	for p, had := range before {
+		comm, arg, _ := strings.Cut(p, " ")
+		n.eventually("the files of "+p+" are closed", func() error {
+			if has := n.openFiles(comm, arg); has > had {
+				return fmt.Errorf("it has %d open files, and had %d", has, had)
+			}
+			return nil
+		})
+	}
 }
