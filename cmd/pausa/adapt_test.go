@@ -45,7 +45,10 @@ func (idle) Get(context.Context, string) (images.Image, error) {
 }
 func (idle) Sync(context.Context, []service.Service) error { return nil }
 func (idle) Resync(context.Context) error                  { return nil }
-func (idle) Watch(context.Context) <-chan struct{}         { return make(chan struct{}) }
+func (idle) Update(context.Context, []service.Service, []service.ID) error {
+	return nil
+}
+func (idle) Watch(context.Context) <-chan struct{} { return make(chan struct{}) }
 
 func newDeclared(t *testing.T) declared {
 	t.Helper()

@@ -75,7 +75,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		log.Error("network is not ready", "error", err)
 	}
 	services, err := service.Open(ctx, service.Options{
-		ServiceCIDRs: c.ServiceCIDRs, NodePortMin: c.NodePortMin, NodePortMax: c.NodePortMax, RouteDev: c.Bridge, Log: log,
+		ServiceCIDRs: c.ServiceCIDRs, PodCIDRs: c.PodCIDRs, NodePortMin: c.NodePortMin, NodePortMax: c.NodePortMax, RouteDev: c.Bridge, Log: log,
 	})
 	if err != nil {
 		return err

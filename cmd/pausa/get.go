@@ -15,7 +15,8 @@ func (p *program) getCommand() *cli.Command {
 		Usage:     "List objects with their status",
 		ArgsUsage: "KIND[,KIND] [NAME...] | KIND/NAME...",
 		Description: "KIND is pods (po), services (svc), deployments (deploy), configmaps (cm),\n" +
-			"secrets, namespaces (ns) or all (pods, services and deployments).\n\n" +
+			"secrets, namespaces (ns), endpoints (ep), endpointslices or all (pods, services and\n" +
+			"deployments).\n\n" +
 			"Examples:\n" +
 			"  pausa get pods\n" +
 			"  pausa get po,svc -A -o wide\n" +

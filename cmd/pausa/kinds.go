@@ -38,6 +38,7 @@ func kinds() []kind {
 		{name: "ConfigMap", plural: "configmaps", aliases: []string{"cm"}},
 		{name: "Secret", plural: "secrets"},
 		{name: "Endpoints", plural: "endpoints", aliases: []string{"ep"}},
+		{name: "EndpointSlice", plural: "endpointslices", group: "discovery.k8s.io"},
 		{name: "Namespace", plural: "namespaces", global: true, aliases: []string{"ns"}},
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 )
@@ -91,7 +92,9 @@ func columnsOf(k kind) (columns, wide []string) {
 	case "Secret":
 		return []string{"TYPE", "DATA", "AGE"}, nil
 	case "Endpoints":
-		return []string{"ENDPOINTS", "AGE"}, nil
+		return []string{"ENDPOINTS", "AGE"}, []string{"NOT-READY"}
+	case "EndpointSlice":
+		return []string{"ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"}, []string{"SERVICE", "NOT-READY", "TERMINATING"}
 	case "Namespace":
 		return []string{"STATUS", "AGE"}, nil
 	default:
@@ -134,7 +137,14 @@ func rowOf(o object, now time.Time) (cells, wide []string, err error) {
 	case "Endpoints":
 		var e corev1.Endpoints //nolint:staticcheck // what people ask for
 		err := o.decode(&e)
-		return []string{endpoints(&e), age}, nil, err
+		return []string{endpoints(&e, true), age}, []string{endpoints(&e, false)}, err
+	case "EndpointSlice":
+		var s discoveryv1.EndpointSlice
+		if err := o.decode(&s); err != nil {
+			return nil, nil, err
+		}
+		cells, wide = sliceRow(&s, age)
+		return cells, wide, nil
 	case "Namespace":
 		var n corev1.Namespace
 		err := o.decode(&n)
@@ -206,11 +216,39 @@ func ports(svc *corev1.Service) string {
 	return orNone(strings.Join(out, ","))
 }
 
-// endpoints is the ready addresses with their ports, as "10.0.0.2:80,10.0.0.3:80".
-func endpoints(e *corev1.Endpoints) string { //nolint:staticcheck // what people ask for
+// sliceRow lists the endpoints that get connections, and beside them the others.
+func sliceRow(s *discoveryv1.EndpointSlice, age string) (cells, wide []string) {
+	var ports, ready, unready, terminating []string
+	for _, p := range s.Ports {
+		if p.Port != nil {
+			ports = append(ports, strconv.Itoa(int(*p.Port)))
+		}
+	}
+	for _, e := range s.Endpoints {
+		to := &ready
+		switch c := e.Conditions; {
+		case c.Terminating != nil && *c.Terminating:
+			to = &terminating
+		case c.Ready != nil && !*c.Ready:
+			to = &unready
+		}
+		*to = append(*to, e.Addresses...)
+	}
+	text := func(list []string) string { return orNone(strings.Join(list, ",")) }
+	return []string{string(s.AddressType), text(ports), text(ready), age},
+		[]string{orNone(s.Labels[discoveryv1.LabelServiceName]), text(unready), text(terminating)}
+}
+
+// endpoints is the ready addresses with their ports, as "10.0.0.2:80,10.0.0.3:80",
+// or those that are not ready.
+func endpoints(e *corev1.Endpoints, ready bool) string { //nolint:staticcheck // what people ask for
 	var out []string
 	for _, subset := range e.Subsets {
-		for _, address := range subset.Addresses {
+		list := subset.Addresses
+		if !ready {
+			list = subset.NotReadyAddresses
+		}
+		for _, address := range list {
 			for _, port := range subset.Ports {
 				out = append(out, hostPort(address.IP, port.Port))
 			}

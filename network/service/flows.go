@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -82,7 +81,7 @@ func (s *state) staleFlows(f nft.Family, keys map[key]bool, local []netip.Addr) 
 			}
 		}
 		front := s.frontends[k]
-		return front == nil || !slices.Contains(front.endpoints, fl.by)
+		return front == nil || !front.serves(fl.by)
 	}
 }
 

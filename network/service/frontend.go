@@ -51,7 +51,9 @@ type frontend struct {
 	owner     string           // "namespace/name"
 	cluster   bool             // the address is a cluster IP
 	endpoints []netip.AddrPort // by slot
+	draining  []netip.AddrPort // sorted
 	sticky    sticky           // timeout 0: no affinity
+	allow     *[]netip.Prefix  // nil: everybody
 }
 
 func (f *frontend) balancer() balancer {
@@ -60,13 +62,26 @@ func (f *frontend) balancer() balancer {
 
 // verdict is where the frontend's element leads.
 func (f *frontend) verdict() nft.Verdict {
-	if len(f.endpoints) == 0 {
-		return nft.Verdict{Kind: nft.VerdictGoto, Chain: chainReject}
+	if f.allow != nil {
+		return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.guard().name()}
 	}
-	if f.sticky.timeout > 0 {
-		return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.stickyName()}
+	return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.target()}
+}
+
+// target is the chain that chooses an endpoint.
+func (f *frontend) target() string {
+	switch {
+	case len(f.endpoints) == 0:
+		return chainReject
+	case f.sticky.timeout > 0:
+		return f.stickyName()
 	}
-	return nft.Verdict{Kind: nft.VerdictGoto, Chain: f.balancer().name()}
+	return f.balancer().name()
+}
+
+// serves tells whether connections to the endpoint may go on.
+func (f *frontend) serves(e netip.AddrPort) bool {
+	return slices.Contains(f.endpoints, e) || slices.Contains(f.draining, e)
 }
 
 func (s Service) id() string { return s.Namespace + "/" + s.Name }
@@ -120,28 +135,46 @@ func renderPort(s Service, p Port) ([]frontend, error) {
 	if p.Port == 0 {
 		return nil, errors.New("a port from 1 to 65535 is needed")
 	}
-	endpoints, err := byFamily(p.Endpoints)
+	within, err := byFamily(p.Endpoints)
+	if err != nil {
+		return nil, err
+	}
+	outside := within
+	if p.External != nil {
+		if outside, err = byFamily(p.External); err != nil {
+			return nil, err
+		}
+	}
+	draining, err := byFamily(p.Draining)
 	if err != nil {
 		return nil, err
 	}
 	var out []frontend
-	used := map[nft.Family]bool{}
-	stick := sticky{s.id(), p.Port, proto, s.Affinity}
-	add := func(a netip.Addr, cluster bool) {
-		a = a.Unmap()
-		f := nft.FamilyOf(a)
-		used[f] = used[f] || cluster
-		out = append(out, frontend{key{f, a, proto, p.Port}, s.id(), cluster, endpoints[f], stick})
+	add := func(k key, endpoints map[nft.Family][]netip.AddrPort) *frontend {
+		k.proto = proto
+		out = append(out, frontend{
+			key: k, owner: s.id(), endpoints: endpoints[k.family], draining: draining[k.family],
+			sticky: sticky{s.id(), p.Port, proto, s.Affinity},
+		})
+		return &out[len(out)-1]
 	}
+	at := func(a netip.Addr) key { return key{family: nft.FamilyOf(a), addr: a.Unmap(), port: p.Port} }
+	used := map[nft.Family]bool{}
 	for _, a := range s.ClusterIPs {
-		add(a, true)
+		used[nft.FamilyOf(a)] = true
+		add(at(a), within).cluster = true
 	}
 	for _, a := range s.ExternalIPs {
-		add(a, false)
+		add(at(a), outside)
+	}
+	for _, a := range s.BalancerIPs {
+		if f := add(at(a), outside); len(s.AllowFrom) > 0 {
+			f.allow = &s.AllowFrom
+		}
 	}
 	for _, f := range []nft.Family{nft.IPv4, nft.IPv6} {
 		if p.NodePort != 0 && used[f] {
-			out = append(out, frontend{key{family: f, proto: proto, port: p.NodePort}, s.id(), false, endpoints[f], stick})
+			add(key{family: f, port: p.NodePort}, outside)
 		}
 	}
 	return out, checkAddresses(out)
@@ -205,24 +238,31 @@ func assign(old, want []netip.AddrPort) []netip.AddrPort {
 	return out
 }
 
-// same tells whether two Services lead to the same rules.
-func (s Service) same(o Service) bool {
+// Equal tells whether two Services lead to the same rules.
+func (s Service) Equal(o Service) bool {
 	return s.Namespace == o.Namespace && s.Name == o.Name && s.Affinity == o.Affinity &&
+		s.HealthPort == o.HealthPort && s.LocalEndpoints == o.LocalEndpoints &&
 		slices.Equal(s.ClusterIPs, o.ClusterIPs) && slices.Equal(s.ExternalIPs, o.ExternalIPs) &&
-		slices.EqualFunc(s.Ports, o.Ports, Port.same)
+		slices.Equal(s.BalancerIPs, o.BalancerIPs) && slices.Equal(s.AllowFrom, o.AllowFrom) &&
+		slices.Equal(s.Remote, o.Remote) && slices.EqualFunc(s.Ports, o.Ports, Port.Equal)
 }
 
-func (p Port) same(o Port) bool {
+// Equal tells whether two ports lead to the same rules.
+func (p Port) Equal(o Port) bool {
 	return p.Name == o.Name && p.Protocol == o.Protocol && p.Port == o.Port && p.NodePort == o.NodePort &&
-		slices.Equal(p.Endpoints, o.Endpoints)
+		slices.Equal(p.Endpoints, o.Endpoints) && slices.Equal(p.Draining, o.Draining) &&
+		(p.External == nil) == (o.External == nil) && slices.Equal(p.External, o.External)
 }
 
 func (s Service) clone() Service {
 	s.ClusterIPs = slices.Clone(s.ClusterIPs)
 	s.ExternalIPs = slices.Clone(s.ExternalIPs)
+	s.BalancerIPs, s.AllowFrom = slices.Clone(s.BalancerIPs), slices.Clone(s.AllowFrom)
+	s.Remote = slices.Clone(s.Remote)
 	s.Ports = slices.Clone(s.Ports)
 	for i := range s.Ports {
-		s.Ports[i].Endpoints = slices.Clone(s.Ports[i].Endpoints)
+		p := &s.Ports[i]
+		p.Endpoints, p.External, p.Draining = slices.Clone(p.Endpoints), slices.Clone(p.External), slices.Clone(p.Draining)
 	}
 	return s
 }

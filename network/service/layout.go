@@ -38,6 +38,8 @@ type familySets struct {
 	clusterIPs nft.Set
 	// hairpin: pairs of an endpoint with itself, which need masquerading.
 	hairpin nft.Set
+	// remotes: endpoints that are not on this host.
+	remotes nft.Set
 }
 
 func setsOf(f nft.Family) familySets {
@@ -62,11 +64,12 @@ func setsOf(f nft.Family) familySets {
 		},
 		clusterIPs: nft.Set{Name: prefix + "cluster-ips" + v, Key: []nft.Type{addr}},
 		hairpin:    nft.Set{Name: prefix + "hairpin" + v, Key: []nft.Type{addr, addr}},
+		remotes:    nft.Set{Name: prefix + "remotes" + v, Key: []nft.Type{addr}},
 	}
 }
 
 func (s familySets) all() []nft.Set {
-	return []nft.Set{s.frontends, s.endpoints, s.nodePorts, s.nodeEndpoints, s.clusterIPs, s.hairpin}
+	return []nft.Set{s.frontends, s.endpoints, s.nodePorts, s.nodeEndpoints, s.clusterIPs, s.hairpin, s.remotes}
 }
 
 // families is both, in the order in which all else is written.
@@ -76,7 +79,7 @@ func families() [2]familySets {
 
 // staticChains is the chains that are always there with their rules; those that
 // are led to come before those that lead to them.
-func staticChains(cidrs []netip.Prefix) ([]nft.Chain, map[string][]nft.Rule) {
+func staticChains(cidrs, pods []netip.Prefix) ([]nft.Chain, map[string][]nft.Rule) {
 	chains := []nft.Chain{
 		{Name: chainReject},
 		{Name: chainDispatch},
@@ -96,7 +99,7 @@ func staticChains(cidrs []netip.Prefix) ([]nft.Chain, map[string][]nft.Rule) {
 	}
 	for _, f := range families() {
 		rules[chainDispatch] = append(rules[chainDispatch], f.dispatch(cidrs)...)
-		rules[chainPostrouting] = append(rules[chainPostrouting], f.masquerade())
+		rules[chainPostrouting] = append(rules[chainPostrouting], f.masquerade(pods)...)
 	}
 	return chains, rules
 }
@@ -127,12 +130,23 @@ func (s familySets) dispatch(cidrs []netip.Prefix) []nft.Rule {
 }
 
 // masquerade is for a pod that got itself as the endpoint: it must not see its
-// own address as the client's. All other clients keep their addresses.
-func (s familySets) masquerade() nft.Rule {
+// own address as the client's; and for clients that got an endpoint on another
+// host, which does not know the way back, but not for pods: that is their
+// network's business. All other clients keep their addresses.
+func (s familySets) masquerade(pods []netip.Prefix) []nft.Rule {
 	f := s.family
-	// ct status dnat ip saddr . ip daddr @svc-hairpin4 masquerade fully-random
-	return nft.NewRule(nft.NFProto(f), nft.CtStatus(nft.CtDNAT),
-		nft.InSet(s.hairpin, nft.Saddr(f), nft.Daddr(f)), nft.Masquerade())
+	rules := []nft.Rule{
+		// ct status dnat ip saddr . ip daddr @svc-hairpin4 masquerade fully-random
+		nft.NewRule(nft.NFProto(f), nft.CtStatus(nft.CtDNAT), nft.InSet(s.hairpin, nft.Saddr(f), nft.Daddr(f)), nft.Masquerade()),
+	}
+	for _, c := range pods {
+		if nft.FamilyOf(c.Addr()) == f {
+			// ip saddr 10.88.0.0/16 return
+			rules = append(rules, nft.NewRule(nft.NFProto(f), nft.In(nft.Saddr(f), c), nft.Return()))
+		}
+	}
+	// ct status dnat ip daddr @svc-remotes4 masquerade fully-random
+	return append(rules, nft.NewRule(nft.NFProto(f), nft.CtStatus(nft.CtDNAT), nft.InSet(s.remotes, nft.Daddr(f)), nft.Masquerade()))
 }
 
 // balancer names the chain shared by all frontends of one kind and family with

@@ -23,15 +23,18 @@ func newLocalPorts(server *loopback.Server) *localPorts {
 	return &localPorts{server: server, open: map[key]bool{}, failed: map[key]bool{}}
 }
 
-// follow brings the listeners of the keys, and those that failed before, to
-// what the state says. Connections that are open stay open.
-func (l *localPorts) follow(s *state, keys []key) error {
+// follow brings the listeners of the keys (all: of all that are open, too), and
+// those that failed before, to what the state says. Connections that are open
+// stay open.
+func (l *localPorts) follow(s *state, keys []key, all bool) error {
 	for k := range l.failed {
 		keys = append(keys, k)
 	}
-	for k := range l.open {
-		if s.frontends[k] == nil {
-			keys = append(keys, k)
+	if all {
+		for k := range l.open {
+			if s.frontends[k] == nil {
+				keys = append(keys, k)
+			}
 		}
 	}
 	var errs []error

@@ -32,8 +32,10 @@ var errNoRoute = errors.New("device is not ready for the route")
 // connect fails before it comes to any rule. The bridge may come later than we.
 func (t *Table) assertRoutes() error {
 	var errs []error
+	t.routed = true
 	for _, c := range t.opts.ServiceCIDRs {
 		err := t.route.Assert(c.Masked(), t.opts.RouteDev)
+		t.routed = t.routed && err == nil
 		if errors.Is(err, errNoRoute) {
 			t.opts.Log.Debug("route of the service range waits", "range", c, "device", t.opts.RouteDev, "cause", err)
 			continue

@@ -23,15 +23,32 @@ import (
 	"time"
 )
 
+// ID names a Service.
+type ID struct{ Namespace, Name string }
+
+func (id ID) String() string { return id.Namespace + "/" + id.Name }
+
 // Service is one Service with its resolved endpoints.
 type Service struct {
 	Namespace, Name string
 	ClusterIPs      []netip.Addr // none: headless, nothing to do
 	ExternalIPs     []netip.Addr
-	Ports           []Port
+	// BalancerIPs are further addresses for the outside, for clients of the
+	// ranges AllowFrom alone, if there are any.
+	BalancerIPs []netip.Addr
+	AllowFrom   []netip.Prefix
+	Ports       []Port
 	// Affinity, if not 0, leads a client to the endpoint that it had last, until
 	// it has not connected for so long.
 	Affinity time.Duration
+	// Remote are addresses of endpoints that are not on this host. What others
+	// than this host's pods send there comes from the host's own address, or the
+	// answers would take another way.
+	Remote []netip.Addr
+	// HealthPort, if not 0, tells load balancers over HTTP whether there are
+	// ready endpoints on this host: LocalEndpoints of them.
+	HealthPort     uint16
+	LocalEndpoints int
 }
 
 // Port is one port of a Service and where it leads.
@@ -41,4 +58,10 @@ type Port struct {
 	Port      uint16
 	NodePort  uint16           // 0: none
 	Endpoints []netip.AddrPort // both families; each frontend uses those of its own
+	// External are the endpoints of all frontends but the cluster IPs; nil: the
+	// same ones.
+	External []netip.AddrPort
+	// Draining are endpoints that get no new connections and keep those that
+	// they have.
+	Draining []netip.AddrPort
 }

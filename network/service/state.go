@@ -13,40 +13,41 @@ import (
 // state is what the table holds, as far as we know: what was written last.
 type state struct {
 	sets       map[nft.Family]familySets
-	services   map[serviceID]*record
-	round      uint64 // of plan
-	seen       int    // Services of this round
+	services   map[ID]*record
+	failed     map[ID]*record // those with an err
+	healthy    map[ID]*record // those with a health check node port
+	round      uint64         // of plan
+	seen       int            // Services of this round
 	frontends  map[key]*frontend
 	balancers  counted[balancer]
 	clusterIPs counted[netip.Addr]
 	hairpin    counted[netip.Addr]
+	remotes    counted[netip.Addr]
+	guards     counted[guard]
 	clients    counted[client]
 	stickies   counted[string]
 	stickyOf   map[string][]client // by name of a chain in use
 }
 
-type serviceID struct{ namespace, name string }
-
 // record is a Service with the frontends that it owns.
 type record struct {
 	service Service
 	keys    []key
+	remotes []netip.Addr // counted
 	// round and order say when, and in which place, it was desired last.
 	round uint64
 	order int
-	// err is what is wrong with it; it is tried again with each Sync, since the
+	// err is what is wrong with it; it is tried again with each change, since the
 	// owner of what it wants may be gone.
 	err error
 }
 
-// errUnwritten is the error of a record before its first claim.
-var errUnwritten = errors.New("not written yet")
-
 func newState() *state {
 	return &state{
 		sets:     map[nft.Family]familySets{nft.IPv4: setsOf(nft.IPv4), nft.IPv6: setsOf(nft.IPv6)},
-		services: map[serviceID]*record{}, frontends: map[key]*frontend{},
+		services: map[ID]*record{}, failed: map[ID]*record{}, healthy: map[ID]*record{}, frontends: map[key]*frontend{},
 		balancers: newCounted[balancer](), clusterIPs: newCounted[netip.Addr](), hairpin: newCounted[netip.Addr](),
+		remotes: newCounted[netip.Addr](), guards: newCounted[guard](),
 		clients: newCounted[client](), stickies: newCounted[string](), stickyOf: map[string][]client{},
 	}
 }
@@ -91,6 +92,7 @@ type change struct {
 	del, add map[string][]nft.Element // by name of the set
 	// newChains must exist before elements lead there, oldChains go after.
 	newChains, oldChains []balancer
+	newGuards, oldGuards []guard
 	// The same for session affinity; stickies by name.
 	newClients, oldClients []client
 	newStickies            map[string][]client
@@ -106,7 +108,7 @@ func newChange() *change {
 }
 
 func (c *change) empty() bool {
-	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains)+
+	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains)+len(c.newGuards)+len(c.oldGuards)+
 		len(c.newClients)+len(c.oldClients)+len(c.newStickies)+len(c.oldStickies) == 0
 }
 
@@ -116,8 +118,34 @@ func (c *change) empty() bool {
 func (s *state) plan(desired []Service) (*change, error) {
 	c := newChange()
 	s.round++
+	s.seen = 0
 	todo, errs := s.compare(desired)
 	s.drop(c)
+	return c, errors.Join(append(errs, s.write(c, todo))...)
+}
+
+// update is plan for some Services: those of set are desired as they are now,
+// those of gone not at all, and all others as before.
+func (s *state) update(set []Service, gone []ID) (*change, error) {
+	c := newChange()
+	s.round++
+	todo, errs := s.compare(set)
+	for _, id := range gone {
+		if r := s.services[id]; r != nil && r.round != s.round {
+			s.forget(c, id, r)
+		}
+	}
+	for _, r := range s.failed {
+		if r.round != s.round {
+			todo = append(todo, r)
+		}
+	}
+	return c, errors.Join(append(errs, s.write(c, todo))...)
+}
+
+// write gives Services what they want now.
+func (s *state) write(c *change, todo []*record) error {
+	var errs []error
 	for _, r := range todo {
 		// What they give up comes first, so that others can have it.
 		s.release(c, r)
@@ -126,7 +154,7 @@ func (s *state) plan(desired []Service) (*change, error) {
 		errs = append(errs, s.claim(c, r))
 	}
 	s.settle(c)
-	return c, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // compare marks the records of the desired Services and lists those that are
@@ -136,10 +164,11 @@ func (s *state) compare(desired []Service) ([]*record, []error) {
 	var errs []error
 	for i := range desired {
 		want := &desired[i]
-		id := serviceID{want.Namespace, want.Name}
+		id := ID{want.Namespace, want.Name}
 		r := s.services[id]
-		if r == nil {
-			r = &record{err: errUnwritten}
+		fresh := r == nil
+		if fresh {
+			r = &record{}
 			s.services[id] = r
 		}
 		if r.round == s.round {
@@ -148,7 +177,7 @@ func (s *state) compare(desired []Service) ([]*record, []error) {
 		}
 		r.round, r.order = s.round, i
 		s.seen++
-		if r.err != nil || !r.service.same(*want) {
+		if fresh || r.err != nil || !r.service.Equal(*want) {
 			r.service = want.clone()
 			todo = append(todo, r)
 		}
@@ -161,12 +190,30 @@ func (s *state) drop(c *change) {
 	if s.seen < len(s.services) {
 		for id, r := range s.services {
 			if r.round != s.round {
-				s.keep(c, r, nil)
-				delete(s.services, id)
+				s.forget(c, id, r)
 			}
 		}
 	}
-	s.seen = 0
+}
+
+func (s *state) forget(c *change, id ID, r *record) {
+	s.keep(c, r, nil)
+	s.countRemotes(r, nil)
+	delete(s.services, id)
+	delete(s.failed, id)
+	delete(s.healthy, id)
+}
+
+// countRemotes notes which endpoints of a Service are not on this host.
+func (s *state) countRemotes(r *record, now []netip.Addr) {
+	for _, a := range r.remotes {
+		s.remotes.change(a, -1)
+	}
+	r.remotes = nil
+	for _, a := range now {
+		r.remotes = append(r.remotes, a.Unmap())
+		s.remotes.change(a.Unmap(), 1)
+	}
 }
 
 // release takes away the frontends that a Service does not want any more.
@@ -225,7 +272,17 @@ func (s *state) claim(c *change, r *record) error {
 		r.keys = append(r.keys, f.key)
 		s.put(c, old, f)
 	}
+	s.countRemotes(r, r.service.Remote)
 	r.err = errors.Join(errs...)
+	key := ID{r.service.Namespace, r.service.Name}
+	delete(s.failed, key)
+	if r.err != nil {
+		s.failed[key] = r
+	}
+	delete(s.healthy, key)
+	if r.service.HealthPort != 0 {
+		s.healthy[key] = r
+	}
 	return r.err
 }
 
@@ -280,6 +337,9 @@ func (s *state) count(f *frontend, by int) {
 	if f.cluster {
 		s.clusterIPs.change(f.key.addr, by)
 	}
+	if f.allow != nil {
+		s.guards.change(f.guard(), by)
+	}
 }
 
 // put writes a frontend in place of old, which may be nil.
@@ -291,6 +351,9 @@ func (s *state) put(c *change, old, f *frontend) {
 	}
 	f.endpoints = assign(before, f.endpoints)
 	gone := s.putSlots(c, f, before)
+	if old != nil {
+		gone = gone || slices.ContainsFunc(old.draining, func(e netip.AddrPort) bool { return !f.serves(e) })
+	}
 	fresh := old == nil || len(before) == 0
 	if old == nil || old.verdict() != f.verdict() {
 		name := sets.mapOf(f.key)
@@ -336,6 +399,9 @@ func (s *state) settle(c *change) {
 	pair := func(a netip.Addr) (string, nft.Element) {
 		return s.sets[nft.FamilyOf(a)].hairpin.Name, nft.Element{Key: nft.Value(nil).Addr(a).Addr(a)}
 	}
+	remote := func(a netip.Addr) (string, nft.Element) {
+		return s.sets[nft.FamilyOf(a)].remotes.Name, nft.Element{Key: nft.Value(nil).Addr(a)}
+	}
 	into := func(m map[string][]nft.Element, of func(netip.Addr) (string, nft.Element)) func(netip.Addr) {
 		return func(a netip.Addr) {
 			name, e := of(a)
@@ -344,6 +410,10 @@ func (s *state) settle(c *change) {
 	}
 	s.clusterIPs.settle(into(c.add, one), into(c.del, one))
 	s.hairpin.settle(into(c.add, pair), into(c.del, pair))
+	s.remotes.settle(into(c.add, remote), into(c.del, remote))
+	s.guards.settle(
+		func(g guard) { c.newGuards = append(c.newGuards, g) },
+		func(g guard) { c.oldGuards = append(c.oldGuards, g) })
 	s.balancers.settle(
 		func(b balancer) { c.newChains = append(c.newChains, b) },
 		func(b balancer) { c.oldChains = append(c.oldChains, b) })
@@ -367,18 +437,24 @@ func (c *change) chains(tx *nft.Tx) *nft.Tx {
 	for _, b := range c.newChains {
 		tx.SetRules(nft.Chain{Name: b.name()}, b.rules()...)
 	}
+	c.addSticky(tx)
+	for _, g := range c.newGuards {
+		tx.SetRules(nft.Chain{Name: g.name()}, g.rules()...)
+	}
 	return tx
 }
 
 // tx is the change of elements as a transaction, and the end of chains that they leave.
 func (c *change) tx() *nft.Tx {
 	tx := nft.NewTx()
-	c.addSticky(tx)
 	for _, f := range families() {
 		for _, set := range f.all() {
 			tx.DeleteElements(set, c.del[set.Name]...)
 			tx.AddElements(set, c.add[set.Name]...)
 		}
+	}
+	for _, g := range c.oldGuards {
+		tx.DeleteChain(g.name())
 	}
 	for _, b := range c.oldChains {
 		tx.DeleteChain(b.name())

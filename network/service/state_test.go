@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,16 @@ func randomServices(r *rand.Rand) []Service {
 		if r.IntN(3) == 0 {
 			s.ExternalIPs = addrs(fmt.Sprintf("192.0.2.%d", 1+r.IntN(2)))
 		}
+		if r.IntN(3) == 0 {
+			s.BalancerIPs = addrs(fmt.Sprintf("198.51.100.%d", 1+r.IntN(2)))
+			s.AllowFrom = [][]netip.Prefix{nil, {netip.MustParsePrefix("203.0.113.0/24")}, {netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("fd00::/8")}}[r.IntN(3)]
+		}
+		if r.IntN(3) == 0 {
+			s.Remote = addrs(fmt.Sprintf("10.1.0.%d", 1+r.IntN(6)))
+		}
+		if r.IntN(4) == 0 {
+			s.Affinity = time.Duration(1+r.IntN(2)) * time.Minute
+		}
 		for port := range r.IntN(3) {
 			p := Port{Protocol: []string{"TCP", "UDP", "SCTP", "bad"}[r.IntN(40)/13], Port: uint16(80 + port)}
 			if r.IntN(2) == 0 {
@@ -39,6 +50,10 @@ func randomServices(r *rand.Rand) []Service {
 			for range r.IntN(6) {
 				p.Endpoints = append(p.Endpoints, endpoints(fmt.Sprintf("10.1.0.%d:80", 1+r.IntN(6)))...)
 				p.Endpoints = append(p.Endpoints, endpoints(fmt.Sprintf("[fd01::%d]:80", 1+r.IntN(6)))...)
+			}
+			if r.IntN(3) == 0 {
+				p.External = slices.Clone(p.Endpoints[:len(p.Endpoints)/2])
+				p.Draining = endpoints("10.1.0.7:80")
 			}
 			s.Ports = append(s.Ports, p)
 		}
@@ -68,9 +83,16 @@ func TestDifferencesAddUp(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	tab, fake, _ := newFakeTable(t, Options{})
 	conflicts := 0
+	var before []Service
 	for step := range 1500 {
 		desired := randomServices(r)
-		incremental := tab.Sync(context.Background(), desired)
+		var incremental error
+		if step%2 == 0 {
+			incremental = tab.Sync(context.Background(), desired)
+		} else {
+			incremental = tab.Update(context.Background(), desired, goneOf(before, desired))
+		}
+		before = desired
 		if incremental != nil {
 			conflicts++
 			continue // who has a frontend depends on who came first
@@ -92,6 +114,39 @@ func TestDifferencesAddUp(t *testing.T) {
 	_, empty, _ := newFakeTable(t, Options{})
 	if got, want := normal(fake.Dump()), normal(empty.Dump()); got != want {
 		t.Errorf("without services:\n%s\nwant\n%s", got, want)
+	}
+}
+
+// goneOf names the Services that are in before and not in now.
+func goneOf(before, now []Service) []ID {
+	var out []ID
+	for _, s := range before {
+		if !slices.ContainsFunc(now, func(n Service) bool { return n.Name == s.Name }) {
+			out = append(out, ID{s.Namespace, s.Name})
+		}
+	}
+	return out
+}
+
+func TestUpdateRetriesWhatFailed(t *testing.T) {
+	tab, fake, _ := newFakeTable(t, Options{})
+	mustSync(t, tab, web())
+	rival := web()
+	rival.Name = "rival"
+	ctx := context.Background()
+	if err := tab.Update(ctx, []Service{rival}, nil); err == nil || !strings.Contains(err.Error(), "belongs to service default/web") {
+		t.Errorf("the rival: %v", err)
+	}
+	if err := tab.Update(ctx, nil, nil); err == nil {
+		t.Error("what failed is forgotten")
+	}
+	if err := tab.Update(ctx, nil, []ID{{"default", "web"}}); err != nil {
+		t.Errorf("without its owner: %v", err)
+	}
+	other, fresh, _ := newFakeTable(t, Options{})
+	mustSync(t, other, rival)
+	if got, want := normal(fake.Dump()), normal(fresh.Dump()); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 
@@ -219,9 +274,9 @@ func TestBadServices(t *testing.T) {
 	}
 }
 
-// TestSameSeesEveryField changes each field in turn: one that same does not
+// TestEqualSeesEveryField changes each field in turn: one that Equal does not
 // compare would never reach the kernel.
-func TestSameSeesEveryField(t *testing.T) {
+func TestEqualSeesEveryField(t *testing.T) {
 	check := func(path string, v reflect.Value, equal func() bool) {
 		for i := range v.NumField() {
 			f, name := v.Field(i), path+v.Type().Field(i).Name
@@ -233,8 +288,14 @@ func TestSameSeesEveryField(t *testing.T) {
 				f.SetUint(9)
 			case reflect.Int64:
 				f.SetInt(9)
+			case reflect.Int:
+				f.SetInt(9)
 			case reflect.Slice:
-				f.Set(f.Slice(0, f.Len()-1))
+				if f.Len() > 0 {
+					f.Set(f.Slice(0, f.Len()-1))
+				} else {
+					f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+				}
 			default:
 				t.Fatalf("%s: teach this test its kind %s", name, f.Kind())
 			}
@@ -245,14 +306,14 @@ func TestSameSeesEveryField(t *testing.T) {
 		}
 	}
 	s := web()
-	check("Service.", reflect.ValueOf(&s).Elem(), func() bool { return s.same(web()) })
-	check("Port.", reflect.ValueOf(&s.Ports[0]).Elem(), func() bool { return s.Ports[0].same(web().Ports[0]) })
-	if !s.same(web()) {
+	check("Service.", reflect.ValueOf(&s).Elem(), func() bool { return s.Equal(web()) })
+	check("Port.", reflect.ValueOf(&s.Ports[0]).Elem(), func() bool { return s.Ports[0].Equal(web().Ports[0]) })
+	if !s.Equal(web()) {
 		t.Error("equal services differ")
 	}
 	c := s.clone()
 	c.Ports[0].Endpoints[0], c.ClusterIPs[0], c.ExternalIPs[0] = netip.AddrPort{}, netip.Addr{}, netip.Addr{}
-	if !s.same(web()) {
+	if !s.Equal(web()) {
 		t.Error("a clone shares memory")
 	}
 }

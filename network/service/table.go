@@ -22,6 +22,8 @@ type Options struct {
 	// NodePortMin and NodePortMax bound the node ports that Services may have;
 	// both 0: any port.
 	NodePortMin, NodePortMax uint16
+	// PodCIDRs are the ranges of this host's pods.
+	PodCIDRs []netip.Prefix
 	// RouteDev is the bridge that carries the route of the service ranges, so
 	// that the host itself can connect; while it is not there, another device
 	// does. "": no route.
@@ -39,11 +41,15 @@ type Table struct {
 	flows flows
 	route router
 	local *localPorts // nil: not served
+	// health answers load balancers.
+	health *healthPorts
 
 	mu    sync.Mutex // guards what follows; held during a Sync
 	state *state
 	known bool // the kernel holds the state
 	stale map[key]bool
+	// routed: the routes were made once; EnsureRoutes makes them again.
+	routed bool
 }
 
 // ruleset is the table in the kernel: *nft.Conn, or *nft.Fake in tests.
@@ -79,7 +85,7 @@ func newTable(opts Options, rules ruleset, fl flows, rt router) *Table {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	t := &Table{opts: opts, rules: rules, flows: fl, route: rt, state: newState(), stale: map[key]bool{}}
+	t := &Table{opts: opts, rules: rules, flows: fl, route: rt, state: newState(), stale: map[key]bool{}, health: newHealthPorts()}
 	if !opts.NoLoopback {
 		t.local = newLocalPorts(loopback.New(opts.Log, nil))
 	}
@@ -112,7 +118,7 @@ func (t *Table) static(tx *nft.Tx) {
 			tx.AddSet(s)
 		}
 	}
-	chains, rules := staticChains(t.opts.ServiceCIDRs)
+	chains, rules := staticChains(t.opts.ServiceCIDRs, t.opts.PodCIDRs)
 	for _, c := range chains {
 		tx.SetRules(c, rules[c.Name]...)
 	}
@@ -131,16 +137,39 @@ func (t *Table) Sync(ctx context.Context, desired []Service) error {
 	if !t.known {
 		return t.rewrite(desired)
 	}
-	c, invalid := t.plan(desired)
+	desired, invalid := t.withinRange(desired)
+	c, err := t.state.plan(desired)
+	return t.apply(c, append(invalid, err))
+}
+
+// Update is Sync for some Services: those of set shall be as they are there,
+// those of gone not at all, all others as before. Its cost is that of the change,
+// however many others there are.
+func (t *Table) Update(ctx context.Context, set []Service, gone []ID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	set, invalid := t.withinRange(set)
+	c, err := t.state.update(set, gone)
+	if !t.known {
+		return t.rewrite(t.state.all())
+	}
+	return t.apply(c, append(invalid, err))
+}
+
+// apply commits a change of the state.
+func (t *Table) apply(c *change, invalid []error) error {
 	if !c.empty() {
 		if err := t.commit(c.chains(nft.NewTx()), c.tx()); err != nil {
 			// Somebody else changed the table: what was known is worth nothing.
 			t.opts.Log.Warn("rewriting all services", "cause", err)
 			t.note(c)
-			return t.rewrite(desired)
+			return t.rewrite(t.state.all())
 		}
 	}
-	return errors.Join(invalid, t.after(c))
+	return errors.Join(append(invalid, t.after(c, false))...)
 }
 
 // Resync forgets what was written and writes everything again, as the last
@@ -154,19 +183,12 @@ func (t *Table) Resync(ctx context.Context) error {
 	return t.rewrite(t.state.all())
 }
 
-// plan works out the change, without node ports out of range.
-func (t *Table) plan(desired []Service) (*change, error) {
+// withinRange takes away the node ports that are not in the range.
+func (t *Table) withinRange(desired []Service) ([]Service, []error) {
 	lo, hi := t.opts.NodePortMin, t.opts.NodePortMax
-	var errs []error
-	if lo != 0 || hi != 0 {
-		desired, errs = nodePortsWithin(desired, lo, hi)
+	if lo == 0 && hi == 0 {
+		return desired, nil
 	}
-	c, err := t.state.plan(desired)
-	return c, errors.Join(append(errs, err)...)
-}
-
-// nodePortsWithin takes away the node ports that are not in the range.
-func nodePortsWithin(desired []Service, lo, hi uint16) ([]Service, []error) {
 	var errs []error
 	for i, s := range desired {
 		for j, p := range s.Ports {
@@ -195,7 +217,9 @@ func (t *Table) rewrite(desired []Service) error {
 		t.opts.Log.Warn("reading what an earlier run left", "cause", err)
 	}
 	t.known, t.state = false, newState()
-	c, invalid := t.plan(desired)
+	desired, outside := t.withinRange(desired)
+	c, invalid := t.state.plan(desired)
+	invalid = errors.Join(append(outside, invalid)...)
 	if err := t.replace(c); err != nil {
 		t.opts.Log.Warn("replacing the service chains", "cause", err)
 		if err := t.deleteAll(); err != nil {
@@ -206,7 +230,7 @@ func (t *Table) rewrite(desired []Service) error {
 		}
 	}
 	t.known = true
-	return errors.Join(invalid, t.after(c))
+	return errors.Join(invalid, t.after(c, true))
 }
 
 // staleInKernel notes the frontends of an earlier run, whose connections may
@@ -253,9 +277,14 @@ func (t *Table) replace(c *change) error {
 	for _, b := range c.newChains {
 		wanted[b.name()] = true
 	}
-	for _, name := range chains {
-		if isBalancer(name) && !wanted[name] {
-			tx.DeleteChain(name)
+	for _, g := range c.newGuards {
+		wanted[g.name()] = true
+	}
+	for _, isOld := range []func(string) bool{isGuard, isBalancer} { // guards lead to the others
+		for _, name := range chains {
+			if isOld(name) && !wanted[name] {
+				tx.DeleteChain(name)
+			}
 		}
 	}
 	sets, err := t.rules.Sets()
@@ -282,17 +311,18 @@ func (t *Table) commit(all ...*nft.Tx) error {
 
 // after does what follows a transaction: connections to endpoints that are gone
 // are forgotten, loopback listeners follow the node ports, the host's route is
-// there.
-func (t *Table) after(c *change) error {
+// there. all: the state is new.
+func (t *Table) after(c *change, all bool) error {
 	t.note(c)
 	var errs []error
 	if err := t.forgetFlows(); err != nil {
 		errs = append(errs, err)
 	}
 	if t.local != nil {
-		errs = append(errs, t.local.follow(t.state, c.keys))
+		errs = append(errs, t.local.follow(t.state, c.keys, all))
 	}
-	if t.opts.RouteDev != "" {
+	errs = append(errs, t.health.follow(t.state))
+	if t.opts.RouteDev != "" && !t.routed {
 		errs = append(errs, t.assertRoutes())
 	}
 	return errors.Join(errs...)
@@ -350,6 +380,7 @@ func (t *Table) Close() error {
 	if t.local != nil {
 		errs = append(errs, t.local.close())
 	}
+	errs = append(errs, t.health.close())
 	return errors.Join(append(errs, t.rules.Close(), t.flows.Close())...)
 }
 
@@ -370,6 +401,7 @@ func (t *Table) Remove(ctx context.Context) error {
 	if t.local != nil {
 		errs = append(errs, t.local.close())
 	}
+	errs = append(errs, t.health.close())
 	if t.opts.RouteDev != "" {
 		errs = append(errs, t.removeRoutes())
 	}

@@ -99,7 +99,7 @@ func (d *decoder) object(n *yaml.Node, depth int) {
 		d.fail(n.Line, "object has no kind")
 	case strings.HasSuffix(name, "List") && name != "EndpointsList":
 		d.list(n, depth)
-	case !ok || k.readOnly:
+	case !ok:
 		d.unknownKind(n, name)
 	case apiVersion == "":
 		d.fail(d.line(n, "kind"), "%s has no apiVersion; want %q", name, k.apiVersion())
@@ -137,7 +137,7 @@ func (d *decoder) line(n *yaml.Node, key string) int {
 
 func (d *decoder) unknownKind(n *yaml.Node, name string) {
 	line := d.line(n, "kind")
-	if name == KindEndpoints || slices.Contains(foreignKinds(), name) {
+	if slices.Contains(foreignKinds(), name) {
 		d.fail(line, "kind %s is not supported yet", name)
 		return
 	}

@@ -6,6 +6,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -23,6 +24,17 @@ func Default(o Object) {
 		defaultDeployment(&v.Spec)
 	case *corev1.Service:
 		defaultService(&v.Spec)
+	case *discoveryv1.EndpointSlice:
+		for i := range v.Ports {
+			setPointer(&v.Ports[i].Name, "")
+			setPointer(&v.Ports[i].Protocol, corev1.ProtocolTCP)
+		}
+	case *corev1.Endpoints: //nolint:staticcheck // what older manifests have
+		for i := range v.Subsets {
+			for j := range v.Subsets[i].Ports {
+				setDefault(&v.Subsets[i].Ports[j].Protocol, corev1.ProtocolTCP)
+			}
+		}
 	case *corev1.Secret:
 		setDefault(&v.Type, corev1.SecretTypeOpaque)
 		for key, value := range v.StringData {
@@ -67,6 +79,12 @@ func defaultService(s *corev1.ServiceSpec) {
 	setDefault(&s.Type, corev1.ServiceTypeClusterIP)
 	setDefault(&s.SessionAffinity, corev1.ServiceAffinityNone)
 	setPointer(&s.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+	if ForOutside(s) {
+		setDefault(&s.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
+	}
+	if s.Type == corev1.ServiceTypeLoadBalancer {
+		setPointer(&s.AllocateLoadBalancerNodePorts, true)
+	}
 	if s.SessionAffinity == corev1.ServiceAffinityClientIP {
 		setPointer(&s.SessionAffinityConfig, corev1.SessionAffinityConfig{})
 		setPointer(&s.SessionAffinityConfig.ClientIP, corev1.ClientIPConfig{})
@@ -85,6 +103,12 @@ func defaultService(s *corev1.ServiceSpec) {
 	if s.ClusterIP != "" && len(s.ClusterIPs) == 0 {
 		s.ClusterIPs = []string{s.ClusterIP}
 	}
+}
+
+// ForOutside tells whether a Service has frontends for clients outside the cluster.
+func ForOutside(s *corev1.ServiceSpec) bool {
+	return s.Type == corev1.ServiceTypeNodePort || s.Type == corev1.ServiceTypeLoadBalancer ||
+		(s.Type == corev1.ServiceTypeClusterIP && len(s.ExternalIPs) > 0)
 }
 
 func defaultPod(s *corev1.PodSpec) {

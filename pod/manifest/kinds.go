@@ -8,10 +8,12 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// The kinds that Pausa knows. Endpoints can be read but not declared.
+// The kinds that Pausa knows. Endpoints and EndpointSlices are declared for
+// Services without a selector, and can be read of all.
 const (
 	KindNamespace  = "Namespace"
 	KindConfigMap  = "ConfigMap"
@@ -20,6 +22,8 @@ const (
 	KindDeployment = "Deployment"
 	KindPod        = "Pod"
 	KindEndpoints  = "Endpoints"
+
+	KindEndpointSlice = "EndpointSlice"
 )
 
 // kind is one row of the table of kinds.
@@ -29,7 +33,6 @@ type kind struct {
 	plural     string
 	short      string
 	namespaced bool
-	readOnly   bool
 	make       func() Typed
 }
 
@@ -42,13 +45,14 @@ func (k kind) apiVersion() string { return k.gvk().GroupVersion().String() }
 // kinds is in the order in which objects are stored: what others need comes first.
 func kinds() []kind {
 	return []kind{
-		{KindNamespace, "", "namespaces", "ns", false, false, func() Typed { return &corev1.Namespace{} }},
-		{KindConfigMap, "", "configmaps", "cm", true, false, func() Typed { return &corev1.ConfigMap{} }},
-		{KindSecret, "", "secrets", "", true, false, func() Typed { return &corev1.Secret{} }},
-		{KindService, "", "services", "svc", true, false, func() Typed { return &corev1.Service{} }},
-		{KindDeployment, "apps", "deployments", "deploy", true, false, func() Typed { return &appsv1.Deployment{} }},
-		{KindPod, "", "pods", "po", true, false, func() Typed { return &corev1.Pod{} }},
-		{KindEndpoints, "", "endpoints", "ep", true, true, func() Typed { return &corev1.Endpoints{} }}, //nolint:staticcheck // read only
+		{KindNamespace, "", "namespaces", "ns", false, func() Typed { return &corev1.Namespace{} }},
+		{KindConfigMap, "", "configmaps", "cm", true, func() Typed { return &corev1.ConfigMap{} }},
+		{KindSecret, "", "secrets", "", true, func() Typed { return &corev1.Secret{} }},
+		{KindService, "", "services", "svc", true, func() Typed { return &corev1.Service{} }},
+		{KindEndpoints, "", "endpoints", "ep", true, func() Typed { return &corev1.Endpoints{} }}, //nolint:staticcheck // what older manifests have
+		{KindEndpointSlice, "discovery.k8s.io", "endpointslices", "", true, func() Typed { return &discoveryv1.EndpointSlice{} }},
+		{KindDeployment, "apps", "deployments", "deploy", true, func() Typed { return &appsv1.Deployment{} }},
+		{KindPod, "", "pods", "po", true, func() Typed { return &corev1.Pod{} }},
 	}
 }
 
@@ -65,9 +69,7 @@ func kindNamed(name string) (kind, bool) {
 func Kinds() []string {
 	var out []string
 	for _, k := range kinds() {
-		if !k.readOnly {
-			out = append(out, k.name)
-		}
+		out = append(out, k.name)
 	}
 	return out
 }
@@ -108,7 +110,7 @@ func foreignKinds() []string {
 		"DaemonSet", "StatefulSet", "ReplicaSet", "ReplicationController", "Job", "CronJob", "Ingress", "IngressClass",
 		"NetworkPolicy", "PersistentVolume", "PersistentVolumeClaim", "StorageClass", "VolumeAttachment", "ServiceAccount",
 		"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "HorizontalPodAutoscaler", "PodDisruptionBudget",
-		"PriorityClass", "RuntimeClass", "LimitRange", "ResourceQuota", "EndpointSlice", "CustomResourceDefinition",
+		"PriorityClass", "RuntimeClass", "LimitRange", "ResourceQuota", "CustomResourceDefinition",
 		"PodTemplate", "Node", "Event", "Lease", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration",
 		"APIService", "CSIDriver", "CSINode",
 	}

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8sruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -57,7 +58,7 @@ type Object struct {
 	lines  map[string]int // field path ("spec.containers[0].image") to line
 }
 
-// New wraps a typed object of one of Kinds or Endpoints; its TypeMeta is left
+// New wraps a typed object of one of Kinds; its TypeMeta is left
 // empty. The object is not copied.
 func New(value Typed) Object { return Object{value: value} }
 
@@ -138,8 +139,10 @@ func kindOfValue(v Typed) string {
 		return KindSecret
 	case *corev1.Namespace:
 		return KindNamespace
-	case *corev1.Endpoints: //nolint:staticcheck // what people ask for with "get endpoints"
+	case *corev1.Endpoints: //nolint:staticcheck // what older manifests have
 		return KindEndpoints
+	case *discoveryv1.EndpointSlice:
+		return KindEndpointSlice
 	}
 	return ""
 }

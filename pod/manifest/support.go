@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -44,12 +45,21 @@ func objectSections() []section {
 		{
 			corev1.ServiceSpec{},
 			"Service.spec", "type=ClusterIP|NodePort|LoadBalancer|ExternalName selector ports externalName clusterIP clusterIPs externalIPs ipFamilies ipFamilyPolicy publishNotReadyAddresses " +
-				"sessionAffinity=None|ClientIP sessionAffinityConfig internalTrafficPolicy=Cluster|Local externalTrafficPolicy=Cluster|Local",
-			"clusterIP None makes a headless Service: its name leads to its endpoints; type ExternalName is another name for externalName. Both are for DNS alone. Type LoadBalancer has addresses of network.load_balancer_cidrs, or the host's own. On one host the traffic policies mean the same: clients keep their addresses with both",
+				"sessionAffinity=None|ClientIP sessionAffinityConfig internalTrafficPolicy=Cluster|Local externalTrafficPolicy=Cluster|Local healthCheckNodePort " +
+				"allocateLoadBalancerNodePorts loadBalancerIP loadBalancerSourceRanges trafficDistribution=PreferClose|PreferSameZone|PreferSameNode",
+			"clusterIP None makes a headless Service: its name leads to its endpoints; type ExternalName is another name for externalName. Both are for DNS alone. Type LoadBalancer has addresses of network.load_balancer_cidrs, or the host's own. The traffic policies differ for endpoints on other hosts alone: Local leaves these out, Cluster gives their clients the address of this host. trafficDistribution has no effect on one host",
 		},
 		{corev1.SessionAffinityConfig{}, "Service.spec.sessionAffinityConfig", "clientIP", ""},
 		{corev1.ClientIPConfig{}, "Service.spec.sessionAffinityConfig.clientIP", "timeoutSeconds", "a client is forgotten so long after its last connection"},
 		{corev1.ServicePort{}, "Service.spec.ports[]", "name protocol=TCP|UDP|SCTP appProtocol port targetPort nodePort", ""},
+		{discoveryv1.EndpointSlice{}, "EndpointSlice", "metadata addressType=IPv4|IPv6 endpoints ports", "the label kubernetes.io/service-name says for which Service; nameless ports, ports without a number and addresses by name are refused"},
+		{discoveryv1.Endpoint{}, "EndpointSlice.endpoints[]", "addresses conditions hostname targetRef nodeName zone hints deprecatedTopology", "without a nodeName it is on another host; zone, hints and targetRef have no effect"},
+		{discoveryv1.EndpointConditions{}, "EndpointSlice.endpoints[].conditions", "ready serving terminating", ""},
+		{discoveryv1.EndpointPort{}, "EndpointSlice.ports[]", "name protocol=TCP|UDP|SCTP port appProtocol", ""},
+		{corev1.Endpoints{}, "Endpoints", "metadata subsets", "the older form of an EndpointSlice, for the Service of the same name; refused if that has a selector"}, //nolint:staticcheck // what older manifests have
+		{corev1.EndpointSubset{}, "Endpoints.subsets[]", "addresses notReadyAddresses ports", ""},                                                                     //nolint:staticcheck // as above
+		{corev1.EndpointAddress{}, "Endpoints.subsets[].addresses[]", "ip hostname nodeName targetRef", ""},
+		{corev1.EndpointPort{}, "Endpoints.subsets[].ports[]", "name port protocol=TCP|UDP|SCTP appProtocol", ""},
 		{appsv1.Deployment{}, "Deployment", "metadata spec status", ""},
 		{
 			appsv1.DeploymentSpec{},
@@ -136,8 +146,20 @@ func volumeSections() []section {
 	}
 }
 
-// rule is what the table says of one field: any value, or only those listed.
-type rule struct{ values []string }
+// refusals are fields that are valid Kubernetes and will not be supported, with
+// the reason.
+func refusals() map[reflect.Type]map[string]string {
+	return map[reflect.Type]map[string]string{
+		reflect.TypeFor[corev1.ServiceSpec](): {"loadBalancerClass": "it gives the Service to a load balancer other than Pausa's, and there is none here; remove it"},
+	}
+}
+
+// rule is what the table says of one field: any value, only those listed, or none
+// and why.
+type rule struct {
+	values  []string
+	refused string
+}
 
 // rules indexes the table by type.
 func rules() map[reflect.Type]map[string]rule {
@@ -151,6 +173,9 @@ func rules() map[reflect.Type]map[string]rule {
 				r.values = strings.Split(values, "|")
 			}
 			fields[name] = r
+		}
+		for name, why := range refusals()[reflect.TypeOf(s.of)] {
+			fields[name] = rule{refused: why}
 		}
 		out[reflect.TypeOf(s.of)] = fields
 	}
@@ -169,13 +194,15 @@ func SupportMatrix() string {
 	for _, s := range supportTable() {
 		fmt.Fprintf(&b, "\n## %s\n\n", s.path)
 		known := rules()[reflect.TypeOf(s.of)]
-		var yes, no []string
+		var yes, no, never []string
 		for _, f := range fieldsOf(reflect.TypeOf(s.of)) {
 			r, ok := known[f.name]
 			switch {
 			case f.name == "kind" || (f.name == "apiVersion" && !ok):
 			case !ok:
 				no = append(no, "`"+f.name+"`")
+			case r.refused != "":
+				never = append(never, "\n- refused: `"+f.name+"`: "+r.refused)
 			case len(r.values) > 0:
 				yes = append(yes, "`"+f.name+"` ("+strings.Join(r.values, ", ")+")")
 			default:
@@ -185,7 +212,7 @@ func SupportMatrix() string {
 		if s.notes != "" {
 			b.WriteString(s.notes + "\n\n")
 		}
-		b.WriteString("- supported: " + orNone(yes) + "\n- not yet: " + orNone(no) + "\n")
+		b.WriteString("- supported: " + orNone(yes) + "\n- not yet: " + orNone(no) + strings.Join(never, "") + "\n")
 	}
 	return b.String()
 }

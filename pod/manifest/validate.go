@@ -8,6 +8,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -30,6 +31,10 @@ func Validate(o Object) error {
 		c.deployment(&v.Spec)
 	case *corev1.Service:
 		c.service(&v.Spec)
+	case *discoveryv1.EndpointSlice:
+		c.endpointSlice(v)
+	case *corev1.Endpoints: //nolint:staticcheck // what older manifests have
+		c.endpoints(v)
 	case *corev1.ConfigMap:
 		c.data("data", sizeOf(v.Data)+sizeOf(v.BinaryData), keysOf(v.Data), keysOf(v.BinaryData))
 	case *corev1.Secret:

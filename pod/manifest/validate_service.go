@@ -30,6 +30,7 @@ func (c *checker) service(s *corev1.ServiceSpec) {
 		c.fail("spec.clusterIP", "None is not possible with type %s", s.Type)
 	}
 	c.serviceAddresses(s)
+	c.loadBalancer(s)
 	c.affinity(s)
 	for _, k := range keysOf(s.Selector) {
 		at := "spec.selector[" + k + "]"
@@ -49,6 +50,37 @@ func (c *checker) service(s *corev1.ServiceSpec) {
 		if p.NodePort != 0 {
 			c.once("spec.ports["+strconv.Itoa(i)+"].nodePort", nodePorts, strconv.Itoa(int(p.NodePort))+"/"+proto)
 		}
+	}
+}
+
+// loadBalancer is what the type LoadBalancer, and clients outside, have alone.
+func (c *checker) loadBalancer(s *corev1.ServiceSpec) {
+	balancer := s.Type == corev1.ServiceTypeLoadBalancer
+	for path, given := range map[string]bool{
+		"spec.loadBalancerSourceRanges": len(s.LoadBalancerSourceRanges) > 0, "spec.loadBalancerIP": s.LoadBalancerIP != "",
+		"spec.allocateLoadBalancerNodePorts": s.AllocateLoadBalancerNodePorts != nil,
+	} {
+		if given && !balancer {
+			c.fail(path, "is only possible with type: LoadBalancer")
+		}
+	}
+	for i, r := range s.LoadBalancerSourceRanges {
+		if _, err := netip.ParsePrefix(strings.TrimSpace(r)); err != nil {
+			c.fail("spec.loadBalancerSourceRanges["+strconv.Itoa(i)+"]", "%q is not a range like 203.0.113.0/24", r)
+		}
+	}
+	if s.LoadBalancerIP != "" {
+		c.ip("spec.loadBalancerIP", s.LoadBalancerIP)
+	}
+	if s.ExternalTrafficPolicy != "" && !ForOutside(s) && s.Type != "" {
+		c.fail("spec.externalTrafficPolicy", "is only possible with type NodePort or LoadBalancer, or with externalIPs")
+	}
+	switch {
+	case s.HealthCheckNodePort == 0:
+	case !balancer || s.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal:
+		c.fail("spec.healthCheckNodePort", "is only possible with type: LoadBalancer and externalTrafficPolicy: Local")
+	default:
+		c.port("spec.healthCheckNodePort", s.HealthCheckNodePort)
 	}
 }
 
@@ -85,6 +117,25 @@ func (c *checker) serviceAddresses(s *corev1.ServiceSpec) {
 			c.fail("spec.clusterIPs[0]", "%q differs from clusterIP %q", ip, s.ClusterIP)
 		}
 	}
+	if len(s.ClusterIPs) > 2 {
+		c.fail("spec.clusterIPs", "holds %d addresses; one of each family is possible", len(s.ClusterIPs))
+	} else if len(s.ClusterIPs) == 2 {
+		a, err1 := netip.ParseAddr(s.ClusterIPs[0])
+		b, err2 := netip.ParseAddr(s.ClusterIPs[1])
+		if err1 == nil && err2 == nil && a.Is4() == b.Is4() {
+			c.fail("spec.clusterIPs", "%s and %s are of the same family", a, b)
+		}
+	}
+	given := s.ClusterIPs
+	if len(given) == 0 {
+		given = []string{s.ClusterIP}
+	}
+	for i, ip := range given {
+		a, err := netip.ParseAddr(ip)
+		if err == nil && i < len(s.IPFamilies) && (s.IPFamilies[i] == corev1.IPv4Protocol) != a.Is4() {
+			c.fail("spec.clusterIPs["+strconv.Itoa(i)+"]", "%s is not %s, as ipFamilies says", a, s.IPFamilies[i])
+		}
+	}
 	for i, ip := range s.ExternalIPs {
 		c.ip("spec.externalIPs["+strconv.Itoa(i)+"]", ip)
 	}
@@ -95,7 +146,11 @@ func (c *checker) serviceAddresses(s *corev1.ServiceSpec) {
 	}
 	if p := s.IPFamilyPolicy; p != nil {
 		switch *p {
-		case corev1.IPFamilyPolicySingleStack, corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack:
+		case corev1.IPFamilyPolicySingleStack:
+			if len(s.IPFamilies) > 1 || len(s.ClusterIPs) > 1 {
+				c.fail("spec.ipFamilyPolicy", "SingleStack is not possible with two ipFamilies or clusterIPs; use RequireDualStack")
+			}
+		case corev1.IPFamilyPolicyPreferDualStack, corev1.IPFamilyPolicyRequireDualStack:
 		default:
 			c.fail("spec.ipFamilyPolicy", "%q is not supported%s", *p, hint(string(*p), []string{"SingleStack", "PreferDualStack", "RequireDualStack"}))
 		}

@@ -198,6 +198,10 @@ func (d *decoder) structure(n *yaml.Node, t reflect.Type, path string, depth int
 			d.fail(p.key.Line, "%s is not supported yet", d.at(at))
 			continue
 		}
+		if r.refused != "" {
+			d.fail(p.key.Line, "%s is not supported: %s", d.at(at), r.refused)
+			continue
+		}
 		v := d.value(p.value, fields[i].typ, at, depth+1)
 		if v != nil {
 			d.oneOf(p.value, v, r, at)
@@ -210,7 +214,7 @@ func (d *decoder) structure(n *yaml.Node, t reflect.Type, path string, depth int
 func (d *decoder) unknownField(key *yaml.Node, fields []field, allowed map[string]rule, path string) {
 	var names []string
 	for _, f := range fields {
-		if _, ok := allowed[f.name]; ok || allowed == nil {
+		if r, ok := allowed[f.name]; (ok && r.refused == "") || allowed == nil {
 			names = append(names, f.name)
 		}
 	}

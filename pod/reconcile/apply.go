@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -175,7 +176,13 @@ func (p *plan) merge() {
 	recreate := ""
 	switch v := p.object.Value().(type) {
 	case *corev1.Service:
-		p.mergeService(v, p.old.Value().(*corev1.Service))
+		if err := mergeService(v, p.old.Value().(*corev1.Service)); err != nil {
+			p.refuse(pod.ErrInvalid, "%s: %v", p.Ref, err)
+		}
+	case *discoveryv1.EndpointSlice:
+		if o := p.old.Value().(*discoveryv1.EndpointSlice); v.AddressType != o.AddressType {
+			p.refuse(pod.ErrInvalid, "%s: addressType cannot be changed; delete it first", p.Ref)
+		}
 	case *appsv1.Deployment:
 		o := p.old.Value().(*appsv1.Deployment)
 		v.Status = o.Status // how its rollout goes
@@ -287,48 +294,6 @@ func joined[V any](a, b map[string]V) map[string]V {
 	return out
 }
 
-// mergeService keeps the addresses and node ports that were given before, where the new one names none.
-func (p *plan) mergeService(s, old *corev1.Service) {
-	if is, was := s.Spec.Type, old.Spec.Type; is != was && (is == corev1.ServiceTypeExternalName || was == corev1.ServiceTypeExternalName) {
-		p.refuse(pod.ErrInvalid, "%s: type cannot be changed from %s to %s; delete the Service first", p.Ref, was, is)
-		return
-	}
-	if s.Spec.ClusterIP == "" && old.Spec.ClusterIP != corev1.ClusterIPNone {
-		s.Spec.ClusterIP, s.Spec.ClusterIPs = old.Spec.ClusterIP, old.Spec.ClusterIPs
-	}
-	if s.Spec.ClusterIP != old.Spec.ClusterIP {
-		given := s.Spec.ClusterIP
-		if given == "" {
-			given = "an address"
-		}
-		p.refuse(pod.ErrInvalid, "%s: clusterIP cannot be changed from %s to %s; delete the Service first", p.Ref, old.Spec.ClusterIP, given)
-		return
-	}
-	if len(s.Spec.IPFamilies) == 0 {
-		s.Spec.IPFamilies = old.Spec.IPFamilies
-	}
-	if s.Spec.IPFamilyPolicy == nil {
-		s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
-	}
-	if !same([]any{s.Spec.IPFamilies, s.Spec.IPFamilyPolicy}, []any{old.Spec.IPFamilies, old.Spec.IPFamilyPolicy}) {
-		p.refuse(pod.ErrInvalid, "%s: ipFamilies and ipFamilyPolicy cannot be changed; delete the Service first", p.Ref)
-	}
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		s.Status.LoadBalancer = old.Status.LoadBalancer
-	}
-	if s.Spec.Type != corev1.ServiceTypeNodePort && s.Spec.Type != corev1.ServiceTypeLoadBalancer {
-		return
-	}
-	for i := range s.Spec.Ports {
-		n := &s.Spec.Ports[i]
-		for _, o := range old.Spec.Ports {
-			if n.NodePort == 0 && n.Port == o.Port && n.Protocol == o.Protocol {
-				n.NodePort = o.NodePort
-			}
-		}
-	}
-}
-
 // store writes everything that has changed, in the order in which it is needed.
 func (e *Engine) store(plans []*plan) error {
 	order := slices.Clone(plans)
@@ -367,12 +332,10 @@ func (e *Engine) stored(p *plan) {
 				e.work.add(o.Ref())
 			}
 		}
+	case manifest.KindService, manifest.KindEndpoints, manifest.KindEndpointSlice:
+		e.changedFront(p.Ref)
 	default:
-		ref := p.Ref
-		if ref.Kind == manifest.KindService {
-			ref = manifest.Ref{Kind: ref.Kind}
-		}
-		e.work.add(ref)
+		e.work.add(p.Ref)
 	}
 }
 

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -17,7 +18,9 @@ func (e *Engine) balancerIPs(s *corev1.Service) []netip.Addr {
 		return nil
 	}
 	if e.opts.Balancers == nil {
-		return e.opts.NodeIPs()
+		return slices.DeleteFunc(slices.Clone(e.opts.NodeIPs()), func(a netip.Addr) bool {
+			return !wantsFamily(s, a) || (s.Spec.LoadBalancerIP != "" && a != wantedBalancer(s))
+		})
 	}
 	var out []netip.Addr
 	for _, in := range s.Status.LoadBalancer.Ingress {
@@ -31,12 +34,23 @@ func (e *Engine) balancerIPs(s *corev1.Service) []netip.Addr {
 func (e *Engine) allocateBalancer(key string, s *corev1.Service) error {
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer || e.opts.Balancers == nil {
 		s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+		if a := wantedBalancer(s); s.Spec.LoadBalancerIP != "" && e.opts.Balancers == nil && !slices.Contains(e.opts.NodeIPs(), a) {
+			return fmt.Errorf("loadBalancerIP %s is not an address of this host: choose one of these or set network.load_balancer_cidrs", a)
+		}
+		return nil
+	}
+	if s.Spec.LoadBalancerIP != "" {
+		e.opts.Balancers.Release(key)
+		if err := e.opts.Balancers.ReserveClusterIP(key, wantedBalancer(s)); err != nil {
+			return fmt.Errorf("loadBalancerIP: %w", err)
+		}
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: wantedBalancer(s).String()}}
 		return nil
 	}
 	var ingress []corev1.LoadBalancerIngress
 	var last error
 	for _, f := range s.Spec.IPFamilies {
-		ip, err := e.opts.Balancers.ClusterIP(key, map[corev1.IPFamily]int{corev1.IPv4Protocol: 4, corev1.IPv6Protocol: 6}[f])
+		ip, err := e.opts.Balancers.ClusterIP(key, familyNumber(f))
 		if err != nil {
 			last = err
 			continue
@@ -48,6 +62,15 @@ func (e *Engine) allocateBalancer(key string, s *corev1.Service) error {
 	}
 	s.Status.LoadBalancer.Ingress = ingress
 	return nil
+}
+
+// wantedBalancer is the address that a Service names, not valid if it names none.
+func wantedBalancer(s *corev1.Service) netip.Addr {
+	a, err := netip.ParseAddr(s.Spec.LoadBalancerIP)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Unmap()
 }
 
 // balancerStatus is what people see.

@@ -58,7 +58,7 @@ func TestLoadBalancerOnTheHostsAddresses(t *testing.T) {
 	w := newWorld(t)
 	w.apply(balanced)
 	one := w.written("one")
-	if len(one.ExternalIPs) != 1 || one.ExternalIPs[0].String() != "192.0.2.1" || one.Affinity != 90*time.Second {
+	if len(one.BalancerIPs) != 1 || one.BalancerIPs[0].String() != "192.0.2.1" || one.Affinity != 90*time.Second {
 		t.Errorf("written: %+v", one)
 	}
 	if got := w.written("two").Affinity; got != 3*time.Hour {
@@ -74,7 +74,7 @@ func TestLoadBalancerRanges(t *testing.T) {
 		o.Balancers = service.NewAllocator([]netip.Prefix{netip.MustParsePrefix("203.0.113.0/29")}, 0, 0)
 	})
 	w.apply(balanced)
-	a, b := w.written("one").ExternalIPs, w.written("two").ExternalIPs
+	a, b := w.written("one").BalancerIPs, w.written("two").BalancerIPs
 	pool := netip.MustParsePrefix("203.0.113.0/29")
 	if len(a) != 1 || len(b) != 1 || a[0] == b[0] || !pool.Contains(a[0]) || !pool.Contains(b[0]) {
 		t.Fatalf("addresses %v and %v", a, b)

@@ -1,7 +1,10 @@
 package reconcile
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +29,7 @@ func (e *Engine) checkTogether(plans []*plan) {
 			e.checkNamespace(p, byRef)
 		}
 	}
+	e.checkEndpoints(plans, byRef)
 	e.checkHostPorts(plans, byRef)
 }
 
@@ -46,17 +50,33 @@ func (e *Engine) checkNamespace(p *plan, byRef map[manifest.Ref]*plan) {
 // hostPort is a claim of one object.
 type hostPort struct {
 	owner manifest.Ref
-	ip    string
+	ip    string // "": every address of the host
 	port  int32
 	proto corev1.Protocol
+	node  bool // a node port
+	other bool // the address is not the host's own
 }
 
 func (h hostPort) clashes(o hostPort) bool {
 	if h.port != o.port || h.proto != o.proto {
 		return false
 	}
+	if h.node && o.node {
+		return false // the allocator's business
+	}
 	a, b := hostAddr(h.ip), hostAddr(o.ip)
+	if h.other || o.other {
+		return a == b
+	}
 	return a == b || !a.IsValid() || !b.IsValid()
+}
+
+func (h hostPort) String() string {
+	text := fmt.Sprintf("%d/%s", h.port, h.proto)
+	if h.ip != "" {
+		text = net.JoinHostPort(h.ip, text)
+	}
+	return text
 }
 
 // hostAddr is the address of a host port; not valid is every address.
@@ -68,8 +88,50 @@ func hostAddr(ip string) netip.Addr {
 	return a.Unmap()
 }
 
+// mayClaim tells whether hostPorts can be other than empty.
+func mayClaim(o manifest.Object) bool {
+	var s *corev1.PodSpec
+	switch v := o.Value().(type) {
+	case *corev1.Service:
+		return manifest.ForOutside(&v.Spec)
+	case *corev1.Pod:
+		s = &v.Spec
+	case *appsv1.Deployment:
+		s = &v.Spec.Template.Spec
+	default:
+		return false
+	}
+	return slices.ContainsFunc(s.Containers, func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.HostPort != 0 })
+	})
+}
+
+// serviceClaims are the ports of a Service on addresses of this host and others.
+func (e *Engine) serviceClaims(o manifest.Object, s *corev1.Service) (out []hostPort) {
+	here := e.opts.NodeIPs()
+	for _, p := range s.Spec.Ports {
+		claim := hostPort{owner: o.Ref(), port: p.Port, proto: p.Protocol}
+		for _, a := range parseAddrs(s.Spec.ExternalIPs) {
+			c := claim
+			c.ip, c.other = a.String(), !slices.Contains(here, a)
+			out = append(out, c)
+		}
+		if s.Spec.Type == corev1.ServiceTypeLoadBalancer && e.opts.Balancers == nil {
+			claim.ip = s.Spec.LoadBalancerIP
+			out = append(out, claim)
+		}
+		if p.NodePort != 0 {
+			out = append(out, hostPort{owner: o.Ref(), port: p.NodePort, proto: p.Protocol, node: true})
+		}
+	}
+	if n := s.Spec.HealthCheckNodePort; n != 0 {
+		out = append(out, hostPort{owner: o.Ref(), port: n, proto: corev1.ProtocolTCP, node: true})
+	}
+	return out
+}
+
 // hostPorts are the claims of an object; pods of a Deployment claim in its name.
-func hostPorts(o manifest.Object) (claims []hostPort, replicas int32) {
+func (e *Engine) hostPorts(o manifest.Object) (claims []hostPort, replicas int32) {
 	var s *corev1.PodSpec
 	replicas = 1
 	switch v := o.Value().(type) {
@@ -81,19 +143,17 @@ func hostPorts(o manifest.Object) (claims []hostPort, replicas int32) {
 	case *appsv1.Deployment:
 		s, replicas = &v.Spec.Template.Spec, *v.Spec.Replicas
 	case *corev1.Service:
-		for _, p := range v.Spec.Ports {
-			if p.NodePort != 0 {
-				claims = append(claims, hostPort{o.Ref(), "", p.NodePort, p.Protocol})
-			}
+		if v.DeletionTimestamp != nil {
+			return nil, 0
 		}
-		return claims, 1
+		return e.serviceClaims(o, v), 1
 	default:
 		return nil, 0
 	}
 	for i := range s.Containers {
 		for _, p := range s.Containers[i].Ports {
 			if p.HostPort != 0 {
-				claims = append(claims, hostPort{o.Ref(), p.HostIP, p.HostPort, p.Protocol})
+				claims = append(claims, hostPort{owner: o.Ref(), ip: p.HostIP, port: p.HostPort, proto: p.Protocol})
 			}
 		}
 	}
@@ -104,9 +164,9 @@ func hostPorts(o manifest.Object) (claims []hostPort, replicas int32) {
 // has; node ports among themselves are the allocator's business.
 func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
 	var taken []hostPort
-	for _, o := range e.objects.list("", "") {
+	for _, o := range e.objects.claiming() {
 		if byRef[o.Ref()] == nil {
-			claims, _ := hostPorts(o)
+			claims, _ := e.hostPorts(o)
 			taken = append(taken, claims...)
 		}
 	}
@@ -114,14 +174,14 @@ func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
 		if p.Err != nil {
 			continue
 		}
-		claims, replicas := hostPorts(p.object)
+		claims, replicas := e.hostPorts(p.object)
 		for _, c := range claims {
 			if replicas > 1 {
 				p.refuse(pod.ErrInvalid, "%s: %d replicas cannot all have host port %d; use a Service of type NodePort or one replica", p.Ref, replicas, c.port)
 			}
 			for _, t := range taken {
-				if c.clashes(t) && (t.owner.Kind != manifest.KindService || p.Kind != manifest.KindService) {
-					p.refuse(pod.ErrExists, "%s: host port %d/%s is taken by %s; use another port, or delete that first", p.Ref, c.port, c.proto, t.owner)
+				if c.clashes(t) {
+					p.refuse(pod.ErrExists, "%s: host port %s is taken by %s; use another port, or delete that first", p.Ref, c, t.owner)
 				}
 			}
 		}

@@ -105,12 +105,17 @@ func deleteRank(o manifest.Object) int {
 	return 4
 }
 
-// mark stores that an object is to be deleted and wakes the loop. ConfigMaps and
-// Secrets go at once. grace, in seconds, is for pods; nil is their own. Marking
+// mark stores that an object is to be deleted and wakes the loop. ConfigMaps,
+// Secrets and endpoints go at once. grace, in seconds, is for pods; nil is their own. Marking
 // again can only bring the end nearer.
 func (e *Engine) mark(o manifest.Object, grace *int64) error {
-	if o.Kind() == manifest.KindConfigMap || o.Kind() == manifest.KindSecret {
+	switch o.Kind() {
+	case manifest.KindConfigMap, manifest.KindSecret:
 		return e.objects.remove(o)
+	case manifest.KindEndpoints, manifest.KindEndpointSlice:
+		err := e.objects.remove(o)
+		e.changedFront(o.Ref())
+		return err
 	}
 	changed := false
 	err := e.objects.update(o, func(c manifest.Object) bool {
@@ -128,7 +133,7 @@ func (e *Engine) mark(o manifest.Object, grace *int64) error {
 	case manifest.KindPod:
 		e.work.interrupt(ref)
 	case manifest.KindService:
-		e.work.add(manifest.Ref{Kind: ref.Kind})
+		e.changedFront(ref)
 	default:
 		e.work.add(ref)
 	}

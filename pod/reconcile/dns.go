@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"net/netip"
-	"reflect"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -10,7 +9,6 @@ import (
 	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
-	"github.com/pausa-run/pausa/pod/manifest"
 )
 
 // ClusterDNS is the server that answers for Services and pods.
@@ -63,53 +61,8 @@ func (e *Engine) builtin() (service.Service, bool) {
 	return s, true
 }
 
-// publish gives the DNS server all names, if any is not as it was.
-func (e *Engine) publish() {
-	if e.opts.DNS == nil {
-		return
-	}
-	r := e.records()
-	if e.published == nil || !reflect.DeepEqual(r, *e.published) {
-		e.opts.DNS.Set(r)
-		e.published = &r
-	}
-}
-
-// records are the names of all Services, with their ready endpoints, and of all pods with addresses.
-func (e *Engine) records() dns.Records {
-	var r dns.Records
-	own, declared := e.objects.get(manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName})
-	if s, ok := e.builtin(); ok && (!declared || own.Meta().DeletionTimestamp != nil) {
-		one := dns.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: s.ClusterIPs}
-		for _, p := range s.Ports {
-			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
-		}
-		r.Services = append(r.Services, one)
-	}
-	for _, o := range e.objects.list(manifest.KindService, "") {
-		if s := o.Value().(*corev1.Service); s.DeletionTimestamp == nil {
-			r.Services = append(r.Services, e.names(s))
-		}
-	}
-	for _, o := range e.objects.list(manifest.KindPod, "") {
-		p := o.Value().(*corev1.Pod)
-		if terminal(p) {
-			continue
-		}
-		one := dns.Pod{Namespace: p.Namespace}
-		st := e.statusOf(p)
-		for _, ip := range st.PodIPs {
-			one.Addrs = append(one.Addrs, parseAddrs([]string{ip.IP})...)
-		}
-		if len(one.Addrs) > 0 {
-			r.Pods = append(r.Pods, one)
-		}
-	}
-	return r
-}
-
 // names turns a Service into what the DNS server takes.
-func (e *Engine) names(s *corev1.Service) dns.Service {
+func (e *Engine) names(s *corev1.Service, backends []backend) dns.Service {
 	out := dns.Service{Namespace: s.Namespace, Name: s.Name}
 	switch {
 	case s.Spec.Type == corev1.ServiceTypeExternalName:
@@ -122,18 +75,15 @@ func (e *Engine) names(s *corev1.Service) dns.Service {
 		}
 		return out
 	}
-	for _, b := range e.backends(s) {
-		if !b.ready && !s.Spec.PublishNotReadyAddresses {
+	for _, b := range backends {
+		if !b.ready {
 			continue
 		}
-		one := dns.Endpoint{}
-		if b.pod.Spec.Subdomain == s.Name {
-			one.Hostname = b.pod.Spec.Hostname
-		}
-		for _, p := range endpointPorts(s, b.pod) {
+		one := dns.Endpoint{Hostname: b.hostname}
+		for _, p := range b.ports {
 			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: string(p.Protocol), Port: uint16(p.Port)})
 		}
-		for _, ip := range b.ips {
+		for _, ip := range b.addr {
 			if one.Addr = ip; wantsFamily(s, ip) {
 				out.Endpoints = append(out.Endpoints, one)
 			}
@@ -145,11 +95,7 @@ func (e *Engine) names(s *corev1.Service) dns.Service {
 // wantsFamily tells whether a headless Service leads to addresses of this family:
 // to both, unless it names one.
 func wantsFamily(s *corev1.Service, ip netip.Addr) bool {
-	family := corev1.IPv6Protocol
-	if ip.Is4() {
-		family = corev1.IPv4Protocol
-	}
-	return len(s.Spec.IPFamilies) == 0 || slices.Contains(s.Spec.IPFamilies, family)
+	return len(s.Spec.IPFamilies) == 0 || slices.Contains(s.Spec.IPFamilies, familyOf(ip))
 }
 
 // domain is what follows a pod's hostname in its full name, "" if it has none.

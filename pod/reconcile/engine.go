@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/pausa-run/pausa/images"
-	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
@@ -49,6 +48,7 @@ type ImageStore interface {
 // ServiceTable is the kernel's side of Services.
 type ServiceTable interface {
 	Sync(ctx context.Context, desired []service.Service) error
+	Update(ctx context.Context, set []service.Service, gone []service.ID) error
 	Resync(ctx context.Context) error
 	Watch(ctx context.Context) <-chan struct{}
 }
@@ -106,9 +106,11 @@ type Engine struct {
 
 	apply sync.Mutex // one Apply or Delete changes the set of objects at a time
 
-	endpoints sync.Mutex        // guards what follows and is held during Services.Sync
-	synced    []service.Service // what Services holds, nil at first
-	published *dns.Records      // what DNS holds, nil at first
+	fronts    *fronts
+	endpoints sync.Mutex // guards what follows and is held while Services is written
+	synced    bool       // Services was given all once
+	unwritten bool       // the last write failed, at least for some
+	published bool       // DNS was given all once
 }
 
 // resyncEvery is how often everything is compared again, besides events.
@@ -143,7 +145,7 @@ func New(opts Options) (*Engine, error) {
 	}
 	e := &Engine{
 		opts: opts, log: opts.Log, clock: opts.Clock, pods: newDriver(opts.Pods), objects: objects,
-		notes: newNotes(), volumes: newVolumes(opts.StateDir, opts.RunDir),
+		fronts: newFronts(), notes: newNotes(), volumes: newVolumes(opts.StateDir, opts.RunDir),
 		slots: make(chan struct{}, max(8, 4*goruntime.NumCPU())),
 	}
 	e.probes, err = probe.Open(probe.Options{
@@ -258,7 +260,7 @@ func (e *Engine) event(ev pod.Event) {
 
 // touched wakes what depends on a pod: its Deployment and the Services.
 func (e *Engine) touched(ref manifest.Ref) {
-	e.work.add(manifest.Ref{Kind: manifest.KindService})
+	e.changedFront(ref)
 	o, ok := e.objects.get(ref)
 	if !ok {
 		return
@@ -270,10 +272,18 @@ func (e *Engine) touched(ref manifest.Ref) {
 	}
 }
 
+// changedFront has the Services that an object concerns worked out again: a pod, a
+// Service or endpoints.
+func (e *Engine) changedFront(ref manifest.Ref) {
+	e.fronts.mark(ref)
+	e.work.add(manifest.Ref{Kind: manifest.KindService})
+}
+
 // resync wakes every key: of the objects, and of sandboxes that may have none.
 func (e *Engine) resync() {
 	e.pods.invalidate()
 	e.forgetProbes()
+	e.fronts.markAll()
 	for _, o := range e.objects.list("", "") {
 		switch o.Kind() {
 		case manifest.KindPod, manifest.KindDeployment:

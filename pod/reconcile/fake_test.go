@@ -393,7 +393,25 @@ func (t *fakeTable) Sync(_ context.Context, desired []service.Service) error {
 	if t.err != nil {
 		return t.err
 	}
-	t.now, t.syncs = desired, t.syncs+1
+	t.now, t.syncs = slices.Clone(desired), t.syncs+1
+	if t.log != nil {
+		t.log("Sync")
+	}
+	return nil
+}
+
+func (t *fakeTable) Update(_ context.Context, set []service.Service, gone []service.ID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.err != nil {
+		return t.err
+	}
+	t.now = slices.DeleteFunc(slices.Clone(t.now), func(s service.Service) bool {
+		is := func(n, m string) bool { return s.Namespace == n && s.Name == m }
+		return slices.ContainsFunc(set, func(o service.Service) bool { return is(o.Namespace, o.Name) }) ||
+			slices.ContainsFunc(gone, func(id service.ID) bool { return is(id.Namespace, id.Name) })
+	})
+	t.now, t.syncs = append(t.now, set...), t.syncs+1
 	if t.log != nil {
 		t.log("Sync")
 	}

@@ -18,7 +18,7 @@ import (
 // name "" every name, sel nil all labels. A name that is not there is an error
 // that wraps pod.ErrNotFound.
 func (e *Engine) Get(kind, namespace, name string, sel labels.Selector) ([]manifest.Object, error) {
-	if kind != "" && kind != manifest.KindEndpoints && !slices.Contains(manifest.Kinds(), kind) {
+	if kind != "" && !slices.Contains(manifest.Kinds(), kind) {
 		return nil, faultf(pod.ErrInvalid, "unknown kind %q", kind)
 	}
 	if kind == manifest.KindNamespace {
@@ -46,12 +46,11 @@ func notFound(kind, namespace, name string) error {
 
 // candidates are the objects of a kind, with those that have no file.
 func (e *Engine) candidates(kind, namespace string) []manifest.Object {
-	if kind == manifest.KindEndpoints {
-		var out []manifest.Object
-		for _, o := range e.objects.list(manifest.KindService, namespace) {
-			out = append(out, e.endpointsOf(o.Value().(*corev1.Service)))
-		}
-		return out
+	switch kind {
+	case manifest.KindEndpoints:
+		return e.endpointsShown(namespace)
+	case manifest.KindEndpointSlice:
+		return e.slicesShown(namespace)
 	}
 	out := e.objects.list(kind, namespace)
 	if (kind == manifest.KindNamespace || kind == "") && namespace == "" {

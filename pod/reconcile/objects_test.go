@@ -184,8 +184,8 @@ func TestRollout(t *testing.T) {
 	}
 }
 
-// A pod leaves the endpoints before its containers are told to stop, and the
-// table is written only when something has changed.
+// The last pod serves until its containers have stopped, and leaves the endpoints
+// before its address goes; the table is written only when something has changed.
 func TestEndpoints(t *testing.T) {
 	w := newWorld(t)
 	w.table.setLog(func(s string) {
@@ -210,7 +210,7 @@ func TestEndpoints(t *testing.T) {
 	if _, err := w.e.Delete(context.Background(), DeleteOptions{Kind: "Deployment", Namespace: "default", Name: "web", Wait: true}); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"Sync", "StopContainer c", "Remove"}, w.pods.history()[calls:]); diff != "" {
+	if diff := cmp.Diff([]string{"Sync", "StopContainer c", "Sync", "Remove"}, w.pods.history()[calls:]); diff != "" {
 		t.Error(diff)
 	}
 	w.table.watch <- struct{}{}
@@ -282,7 +282,7 @@ spec:
 	for _, c := range []struct{ text, want string }{
 		{
 			`{apiVersion: v1, kind: Pod, metadata: {name: q}, spec: {containers: [{name: c, image: b, ports: [{containerPort: 80, hostPort: 8080, hostIP: 127.0.0.1}]}]}}`,
-			"test.yaml:1: Pod default/q: host port 8080/TCP is taken by Pod default/first; use another port, or delete that first",
+			"test.yaml:1: Pod default/q: host port 127.0.0.1:8080/TCP is taken by Pod default/first; use another port, or delete that first",
 		},
 		{
 			`{apiVersion: v1, kind: Pod, metadata: {name: q, namespace: shop}, spec: {containers: [{name: c, image: b}]}}`,

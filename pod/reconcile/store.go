@@ -24,13 +24,14 @@ type store struct {
 
 	mu      sync.RWMutex // guards what follows, and the files while they are written
 	objects map[manifest.Ref]manifest.Object
-	version uint64        // highest resourceVersion given out
-	changed chan struct{} // closed and replaced at each change
+	claims  map[manifest.Ref]bool // objects that may want ports of the host
+	version uint64                // highest resourceVersion given out
+	changed chan struct{}         // closed and replaced at each change
 }
 
 // openStore reads STATE/objects. Files that cannot be understood are moved to STATE/objects/bad.
 func openStore(stateDir string, log *slog.Logger) (*store, error) {
-	s := &store{dir: filepath.Join(stateDir, "objects"), log: log, objects: map[manifest.Ref]manifest.Object{}, changed: make(chan struct{})}
+	s := &store{dir: filepath.Join(stateDir, "objects"), log: log, objects: map[manifest.Ref]manifest.Object{}, claims: map[manifest.Ref]bool{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open object store: %w", err)
 	}
@@ -78,7 +79,7 @@ func (s *store) load(path string) error {
 	if err := manifest.Validate(o); err != nil {
 		return err
 	}
-	s.objects[o.Ref()] = o
+	s.keep(o)
 	if v, err := strconv.ParseUint(o.Meta().ResourceVersion, 10, 64); err == nil {
 		s.version = max(s.version, v)
 	}
@@ -122,6 +123,39 @@ func (s *store) get(ref manifest.Ref) (manifest.Object, bool) {
 	return o, ok
 }
 
+// keep has an object in memory.
+func (s *store) keep(o manifest.Object) {
+	ref := o.Ref()
+	s.objects[ref] = o
+	delete(s.claims, ref)
+	if mayClaim(o) {
+		s.claims[ref] = true
+	}
+}
+
+// claiming are the objects that may want ports of the host.
+func (s *store) claiming() []manifest.Object {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var out []manifest.Object
+	for ref := range s.claims {
+		out = append(out, s.objects[ref])
+	}
+	manifest.Sort(out)
+	return out
+}
+
+// each calls f for the objects of a kind, in no order.
+func (s *store) each(kind string, f func(manifest.Object)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for ref, o := range s.objects {
+		if ref.Kind == kind {
+			f(o)
+		}
+	}
+}
+
 // list returns the objects of a kind ("": all) in a namespace ("": all), sorted.
 func (s *store) list(kind, namespace string) []manifest.Object {
 	s.mu.RLock()
@@ -158,7 +192,7 @@ func (s *store) putLocked(o manifest.Object) error {
 		return fmt.Errorf("store %s: %w", o.Ref(), err)
 	}
 	s.version++
-	s.objects[o.Ref()] = o
+	s.keep(o)
 	s.tell()
 	return nil
 }
@@ -211,6 +245,7 @@ func (s *store) remove(o manifest.Object) error {
 		return fmt.Errorf("remove %s: %w", ref, err)
 	}
 	delete(s.objects, ref)
+	delete(s.claims, ref)
 	for dir := filepath.Dir(path); dir != s.dir && os.Remove(dir) == nil; {
 		dir = filepath.Dir(dir)
 	}

@@ -26,7 +26,7 @@ func (e *Engine) endStrangers(ctx context.Context, boxes []*box) error {
 	if len(boxes) == 0 {
 		return nil
 	}
-	e.withdraw(ctx)
+	e.withdraw(ctx, refOfBox(boxes[0]))
 	for _, b := range boxes {
 		seconds, err := strconv.ParseInt(b.Config.Annotations[graceAnnotation], 10, 64)
 		if err != nil {
@@ -45,7 +45,7 @@ func (e *Engine) endStrangers(ctx context.Context, boxes []*box) error {
 // endPod ends a pod whose object is marked for deletion, and then the object.
 func (e *Engine) endPod(ctx context.Context, o manifest.Object, boxes []*box) error {
 	p := o.Value().(*corev1.Pod)
-	e.withdraw(ctx)
+	e.withdraw(ctx, o.Ref())
 	now := e.clock.Now()
 	grace := max(p.DeletionTimestamp.Sub(now), 0)
 	asked := int64(0)
@@ -92,11 +92,17 @@ func (e *Engine) orphaned(o manifest.Object) {
 
 // withdraw takes a pod that is about to end out of the Services first, so that no
 // new connection goes to a container that has been told to stop.
-func (e *Engine) withdraw(ctx context.Context) {
+func (e *Engine) withdraw(ctx context.Context, ref manifest.Ref) {
+	e.fronts.mark(ref)
 	if err := e.syncServices(ctx); err != nil && ctx.Err() == nil {
 		e.log.Warn("withdraw a pod from its services", "error", err)
 		e.work.add(manifest.Ref{Kind: manifest.KindService})
 	}
+}
+
+// refOfBox is the name of the pod that a sandbox is of.
+func refOfBox(b *box) manifest.Ref {
+	return manifest.Ref{Kind: manifest.KindPod, Namespace: b.Config.Namespace, Name: b.Config.Name}
 }
 
 // endBox stops the containers and removes the sandbox.
@@ -105,6 +111,8 @@ func (e *Engine) endBox(ctx context.Context, b *box, grace time.Duration) error 
 		if err := e.endContainers(ctx, b, grace); err != nil {
 			return err
 		}
+		// It served to its end if it was the last; its address is somebody else's soon.
+		e.withdraw(ctx, refOfBox(b))
 	}
 	for _, list := range b.containers {
 		for _, c := range list {
