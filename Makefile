@@ -51,7 +51,7 @@ $(GOLANGCI):
 	rmdir bin/tools/$(GOLANGCI_VERSION)
 
 .PHONY: bench
-bench: deps build ## Go benchmarks, then the CRI socket's medians
+bench: deps build ## Go benchmarks, the CRI socket's medians, pulls and imports of a large image
 	@hack/bench.sh
 
 .PHONY: critest

@@ -166,6 +166,7 @@ func (brokenReader) Read([]byte) (int, error) { return 0, fmt.Errorf("cable pull
 func hostileLayers(canary string) map[string][]image.Layer {
 	up := strings.Repeat("../", 40)
 	evil := func(path string) image.File { return image.Text(path, "evil") }
+	base := filepath.Base(canary)
 	one := func(f ...image.File) []image.Layer { return []image.Layer{f} }
 	return map[string][]image.Layer{
 		"dotdot":                    one(evil(up + canary[1:] + "/x")),
@@ -175,6 +176,7 @@ func hostileLayers(canary string) map[string][]image.Layer {
 		"relative link then file":   one(image.Symlink("link", up+canary[1:]), evil("link/x")),
 		"link chain then file":      one(image.Symlink("a", canary), image.Symlink("b", "a"), evil("b/x")),
 		"link in a lower layer":     {{image.Symlink("link", canary)}, {evil("link/x")}},
+		"link above what inherits":  {{image.Dir("d"), image.File{Path: "d/" + base, Type: tar.TypeDir, Mode: 0o777}}, {evil("d/" + base + "/x"), image.Symlink("d", filepath.Dir(canary))}},
 		"link below a lower link":   {{image.Symlink("etc", canary)}, {image.Dir("etc"), evil("etc/x")}},
 		"hard link outside":         one(image.Hardlink("h", canary+"/secret")),
 		"hard link dotdot":          one(image.Hardlink("h", up+canary[1:]+"/secret")),

@@ -24,6 +24,7 @@ import (
 	clog "github.com/containerd/log"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,8 +70,9 @@ type Store struct {
 	platform  platforms.MatchComparer
 	noIndex   bool // overlayfs knows the option index
 
-	busy    *keyed // by blob or layer: no two imports or pulls do one twice
-	mounts  *keyed // by container id
+	busy    *keyed              // by blob or layer: no two imports or pulls do one twice
+	unpacks *semaphore.Weighted // of all imports and pulls: layers that are unpacked at once
+	mounts  *keyed              // by container id
 	flights *flights
 	rootfs  rootfsFolder
 	spares  *spares
@@ -97,7 +99,7 @@ type Store struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		opts: o, log: o.Log, platform: anyPlatform{platforms.Default()},
-		busy: newKeyed(), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
+		busy: newKeyed(), unpacks: semaphore.NewWeighted(maxUnpacks()), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
 		used: map[string]string{}, lastUsed: map[string]time.Time{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
 	}
 	if s.log == nil {

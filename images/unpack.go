@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/diff"
-	"github.com/containerd/containerd/v2/core/diff/apply"
 	cimages "github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/unpack"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -44,8 +43,8 @@ type taking struct {
 	depth map[digest.Digest]int
 }
 
-// take fetches what is under t.target and unpacks each layer as soon as it and
-// those below it are there. The caller holds a lease in ctx.
+// take fetches what is under t.target and unpacks each layer as soon as it is
+// there, whatever became of those below it; they are put onto each other in order. The caller holds a lease in ctx.
 func (s *Store) take(ctx context.Context, t *taking) error {
 	t.depth = map[digest.Digest]int{t.target.Digest: 0}
 	if t.platform == nil {
@@ -60,13 +59,16 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 		chain = append(chain, t.fetch)
 	}
 	chain = append(chain, t.present(s.content), children)
+	layers := &applier{content: s.content, turns: s.unpacks, implied: map[string][]string{}}
 	unpacker, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
-			Platform: t.platform, SnapshotterKey: snapshotter, Snapshotter: s.snapshot,
-			Applier: direct{apply.NewFileSystemApplier(s.content)},
+			Platform: t.platform, SnapshotterKey: snapshotter, Snapshotter: stacking{s.snapshot, layers},
+			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: layers,
 		}),
 		unpack.WithDuplicationSuppressor(s.busy), unpack.WithFetchAllContent(),
-		unpack.WithLimiter(semaphore.NewWeighted(maxFetches)))
+		unpack.WithLimiter(semaphore.NewWeighted(maxFetches)),
+		// A layer takes its turn when it is there, not while it is waited for.
+		unpack.WithUnpackLimiter(semaphore.NewWeighted(maxLayers)))
 	if err != nil {
 		return err
 	}
@@ -207,13 +209,6 @@ func (s *Store) explain(err error) error {
 	return err
 }
 
-// direct unpacks the lowest layer, too, into its folder instead of into a
-// temporary mount of it, which would outlive a killed process.
-type direct struct{ diff.Applier }
-
-func (d direct) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, opts ...diff.ApplyOpt) (ocispec.Descriptor, error) {
-	if len(mounts) == 1 && mounts[0].Type == "bind" {
-		mounts = []mount.Mount{{Type: "overlay", Source: "overlay", Options: []string{"upperdir=" + mounts[0].Source}}}
-	}
-	return d.Applier.Apply(ctx, desc, mounts, opts...)
-}
+// maxUnpacks is how many layers are unpacked at once: enough for the CPUs, and
+// for a small host's memory.
+func maxUnpacks() int64 { return int64(min(max(2, goruntime.GOMAXPROCS(0)), 4)) }

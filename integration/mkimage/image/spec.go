@@ -9,6 +9,7 @@ import (
 	"io"
 	"sort"
 	"strings"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -44,6 +45,7 @@ type File struct {
 	Major  int64
 	Minor  int64
 	Xattrs map[string]string
+	MTime  time.Time // its zero value is the start of 1970
 }
 
 // Dir is a folder with mode 0755.
@@ -95,7 +97,7 @@ func writeLayer(w io.Writer, l Layer) error {
 func (f File) header() *tar.Header {
 	h := &tar.Header{
 		Name: f.Path, Typeflag: f.Type, Mode: f.Mode, Uid: f.UID, Gid: f.GID, Linkname: f.Link,
-		Size: int64(len(f.Data)), Devmajor: f.Major, Devminor: f.Minor, Format: tar.FormatPAX,
+		Size: int64(len(f.Data)), Devmajor: f.Major, Devminor: f.Minor, ModTime: f.MTime, Format: tar.FormatPAX,
 	}
 	if h.Typeflag == 0 {
 		h.Typeflag = tar.TypeReg
