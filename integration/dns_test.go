@@ -12,6 +12,7 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -252,4 +253,79 @@ func dialed(c *dns.Client, server string, m *dns.Msg) (*dns.Msg, error) {
 	defer conn.Close()
 	reply, _, err := c.ExchangeWithConn(m, conn)
 	return reply, err
+}
+
+// 200 questions a second, while the daemon is killed, ended, and started again,
+// and the keeper killed under it. Each is asked once: all are answered before a
+// resolver would ask again, since they wait in the sockets that the keeper holds.
+func TestNamesWhileDaemonRestarts(t *testing.T) {
+	const patience = 5 * time.Second // that of a resolver for one try
+	n := newNode(t, "resolve")
+	n.apply(web)
+	n.waitReady("app=web", 2)
+	n.eventually("the name is known", func() error {
+		if n.lookup(n.pods("app=web")[0].Name, "web.default.svc.cluster.local") == "" {
+			return errors.New("web has no address")
+		}
+		return nil
+	})
+	var asked, lost atomic.Int32
+	var slowest atomic.Int64
+	ctx, stop := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	all.Go(func() {
+		_ = n.inside(func() error {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for i := 0; ctx.Err() == nil; i++ {
+				server := []string{"10.96.0.10:53", "[fd96::a]:53"}[i%2]
+				c := dns.Client{Net: "udp", Timeout: patience}
+				conn, err := c.Dial(server)
+				if err != nil {
+					return err
+				}
+				all.Go(func() { // the socket is of the host's network, wherever it is used
+					defer conn.Close()
+					began := time.Now()
+					m, _, err := c.ExchangeWithConn(new(dns.Msg).SetQuestion("web.default.svc.cluster.local.", dns.TypeA), conn)
+					for took := int64(time.Since(began)); ; {
+						if old := slowest.Load(); took <= old || slowest.CompareAndSwap(old, took) {
+							break
+						}
+					}
+					if asked.Add(1); err != nil || m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
+						lost.Add(1)
+						t.Logf("question %d to %s: %v, %v", i, server, m, err)
+					}
+				})
+				<-tick.C
+			}
+			return nil
+		})
+	})
+	for i, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGKILL} {
+		time.Sleep(time.Duration(100+37*i) * time.Millisecond)
+		if i == 3 { // the next keeper is given the sockets, too
+			if err := n.KillKeeper(syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+			n.eventually("another keeper runs", func() error {
+				if strings.Contains(n.ok("info"), "the keeper does not answer") {
+					return errors.New("not yet")
+				}
+				return nil
+			})
+		}
+		if err := errors.Join(n.KillDaemon(sig), n.Serve()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(200 * time.Millisecond)
+	stop()
+	all.Wait()
+	t.Logf("%d questions, %d lost, the slowest answer took %s", asked.Load(), lost.Load(), time.Duration(slowest.Load()).Round(time.Millisecond))
+	// One that the daemon had read when it was killed is asked again by a resolver.
+	if lost.Load() > 3 || asked.Load() < 100 {
+		t.Error("answers were lost, or too little was asked")
+	}
 }

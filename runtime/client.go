@@ -91,6 +91,14 @@ type stream struct {
 }
 
 func (c *Client) open(ctx context.Context, method string, body any, files ...*os.File) (*stream, error) {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		fds[i] = int(f.Fd())
+	}
+	return c.openFDs(ctx, method, body, fds)
+}
+
+func (c *Client) openFDs(ctx context.Context, method string, body any, fds []int) (*stream, error) {
 	conn, err := c.take(ctx)
 	if err != nil {
 		return nil, err
@@ -103,7 +111,7 @@ func (c *Client) open(ctx context.Context, method string, body any, files ...*os
 			return nil, fmt.Errorf("encode request: %w", err)
 		}
 	}
-	if err := conn.Send(request, files...); err != nil {
+	if err := conn.SendFDs(request, fds); err != nil {
 		s.close()
 		return nil, s.explain(err)
 	}

@@ -81,13 +81,23 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(services.Close)
-	names, clusterDNS, dnsWarnings := openDNS(c, log)
+	inherited := inheritedDNS(ctx, keeper, log)
+	names, clusterDNS, dnsWarnings := openDNS(c, inherited, log)
+	closeAll(inherited) // those in use were duplicated
 	if names != nil {
 		down.add(names.Close)
 	}
+	depositDNS(ctx, keeper, names, log)
 	pods, err := pod.New(pod.Options{
 		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, Log: log,
-		Relaunch: func(ctx context.Context) (pod.Runtime, error) { return runtime.Launch(ctx, launch) },
+		Relaunch: func(ctx context.Context) (pod.Runtime, error) {
+			keeper, err := runtime.Launch(ctx, launch)
+			if err != nil {
+				return nil, err
+			}
+			depositDNS(ctx, keeper, names, log)
+			return keeper, nil
+		},
 	})
 	if err != nil {
 		return err

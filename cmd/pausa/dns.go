@@ -2,15 +2,18 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/pod/reconcile"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 // dnsPlace is which address of a range of Services is that of DNS, as clusters have it.
@@ -18,7 +21,7 @@ const dnsPlace = 10
 
 // openDNS binds the sockets of cluster DNS. It is no reason for the daemon to
 // end: without a server, pods use the host's resolver, and the warnings say why.
-func openDNS(c *config.Config, log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
+func openDNS(c *config.Config, inherited map[string]*os.File, log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
 	if !c.DNS {
 		return nil, nil, nil
 	}
@@ -27,7 +30,7 @@ func openDNS(c *config.Config, log *slog.Logger) (*dns.Server, *reconcile.Cluste
 		return nil, nil, []string{"DNS is off: no range of network.service_cidrs has a 10th address and a range of network.pod_cidrs of its family"}
 	}
 	server, err := dns.Listen(dns.Options{
-		Domain: c.DNSDomain, Addrs: gateways, Ranges: slices.Concat(c.PodCIDRs, c.ServiceCIDRs), Own: virtual, Log: log,
+		Domain: c.DNSDomain, Addrs: gateways, Ranges: slices.Concat(c.PodCIDRs, c.ServiceCIDRs), Own: virtual, Log: log, Inherited: inherited,
 	})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("DNS is off: %v", err)}
@@ -36,6 +39,36 @@ func openDNS(c *config.Config, log *slog.Logger) (*dns.Server, *reconcile.Cluste
 		Domain: c.DNSDomain, Addrs: virtual, Listeners: server.Listeners(), Set: server.Set,
 		Reachable: func() bool { return hasAddr(gateways[0]) },
 	}, server.Warnings()
+}
+
+// depositDNS lets the keeper hold the sockets of DNS, so that questions wait for
+// the next daemon when this one ends, however it ends.
+func depositDNS(ctx context.Context, keeper *runtime.Client, server *dns.Server, log *slog.Logger) {
+	files := map[string]*os.File{}
+	var err error
+	if server != nil {
+		files, err = server.Files()
+	}
+	err = errors.Join(err, keeper.Deposit(ctx, files))
+	closeAll(files)
+	if err != nil {
+		log.Warn("the keeper does not hold the sockets of DNS: questions are lost while the daemon is restarted", "error", err)
+	}
+}
+
+// inheritedDNS are the sockets of the daemon before; none is no fault.
+func inheritedDNS(ctx context.Context, keeper *runtime.Client, log *slog.Logger) map[string]*os.File {
+	files, err := keeper.Deposited(ctx)
+	if err != nil {
+		log.Debug("the keeper holds no sockets of DNS", "error", err)
+	}
+	return files
+}
+
+func closeAll(files map[string]*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
 }
 
 // serveDNS answers until ctx ends. All else goes on without it.

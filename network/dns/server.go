@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -40,7 +42,10 @@ type Options struct {
 	// Own are further addresses that lead here, and must not be asked themselves.
 	Own        []netip.Addr
 	ResolvConf string // "" is /etc/resolv.conf
-	Log        *slog.Logger
+	// Inherited are the sockets of a server before (Files): what waits in them is
+	// answered. Those that are of no use are left to the caller.
+	Inherited map[string]*os.File
+	Log       *slog.Logger
 }
 
 // Server holds the sockets.
@@ -49,6 +54,7 @@ type Server struct {
 	handler   *handler
 	follower  *follower
 	servers   []*dns.Server
+	sockets   []filer // of servers
 	endpoints []Listener
 	warnings  []string
 	serial    uint32
@@ -117,7 +123,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	work.Go(func() error {
 		s.follower.run(ctx)
-		return s.Close()
+		return s.finish()
 	})
 	if err := work.Wait(); err != nil && !errors.Is(err, net.ErrClosed) {
 		return fmt.Errorf("serve DNS: %w", err)
@@ -128,16 +134,51 @@ func (s *Server) Serve(ctx context.Context) error {
 // Close closes the sockets; Serve does so by itself.
 func (s *Server) Close() error {
 	var errs []error
-	for _, server := range s.servers {
-		if server.Listener != nil {
-			errs = append(errs, server.Listener.Close())
-		} else {
-			errs = append(errs, server.PacketConn.Close())
+	for _, socket := range s.sockets {
+		if err := socket.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
 		}
 	}
-	s.servers = nil
+	s.servers, s.sockets = nil, nil
 	return errors.Join(errs...)
 }
+
+// lastAnswers bounds the wait for answers that are being worked out at the end.
+const lastAnswers = 2 * time.Second
+
+// finish reads no more, and answers what was read.
+func (s *Server) finish() error {
+	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, server := range s.servers {
+		all.Go(func() { _ = server.ShutdownContext(ctx) }) // who waits longer asks again
+	}
+	all.Wait()
+	return s.Close()
+}
+
+// filer is a socket that can be handed on.
+type filer interface {
+	File() (*os.File, error)
+	Close() error
+}
+
+// Files are duplicates of the sockets, for Options.Inherited of the next server.
+// The caller closes them.
+func (s *Server) Files() (map[string]*os.File, error) {
+	out := map[string]*os.File{}
+	for i, socket := range s.sockets {
+		f, err := socket.File()
+		if err != nil {
+			return out, fmt.Errorf("hand on a socket of DNS: %w", err)
+		}
+		out[fileName(s.endpoints[i].Protocol, s.endpoints[i].Addr.Addr())] = f
+	}
+	return out, nil
+}
+
+func fileName(protocol string, a netip.Addr) string { return "dns " + protocol + " " + a.String() }
 
 // own tells whether an upstream would be this server.
 func (s *Server) own(a netip.AddrPort) bool {
@@ -150,7 +191,14 @@ func (s *Server) own(a netip.AddrPort) bool {
 // bind takes the first port that is free of an address.
 func (s *Server) bind(protocol string, a netip.Addr) error {
 	var err error
+	inherited := s.opts.Inherited[fileName(protocol, a)]
+	if inherited != nil && s.adopt(protocol, inherited, port) {
+		return nil
+	}
 	for _, p := range []uint16{port, otherPort, 0} {
+		if p != port && inherited != nil && s.adopt(protocol, inherited, 0) {
+			return nil
+		}
 		if err = s.bindPort(protocol, netip.AddrPortFrom(a, p)); err == nil {
 			got := s.endpoints[len(s.endpoints)-1]
 			if p != port {
@@ -171,26 +219,67 @@ func (s *Server) bindPort(protocol string, at netip.AddrPort) error {
 	// The exact address, so that answers have the source that was asked; before
 	// it exists, so that a bridge that is made later, or anew, is served too.
 	config := net.ListenConfig{Control: freeBind}
-	server := &dns.Server{Handler: s.handler, UDPSize: udpSize, MaxTCPQueries: -1, IdleTimeout: func() time.Duration { return 10 * time.Second }}
-	var got net.Addr
 	if protocol == "UDP" {
 		conn, err := config.ListenPacket(context.Background(), "udp", at.String())
 		if err != nil {
 			return err
 		}
-		server.PacketConn, got = conn, conn.LocalAddr()
-	} else {
-		listener, err := config.Listen(context.Background(), "tcp", at.String())
-		if err != nil {
-			return err
-		}
-		server.Listener, got = netutil.LimitListener(listener, streams), listener.Addr()
+		return s.add(protocol, conn, nil)
 	}
-	addr, err := netip.ParseAddrPort(got.String())
+	listener, err := config.Listen(context.Background(), "tcp", at.String())
 	if err != nil {
 		return err
 	}
-	s.servers = append(s.servers, server)
+	return s.add(protocol, nil, listener)
+}
+
+// adopt takes a socket of the server before, if it is what its name says, and of
+// that port (0: any).
+func (s *Server) adopt(protocol string, f *os.File, port uint16) bool {
+	var err error
+	var conn net.PacketConn
+	var listener net.Listener
+	var at net.Addr
+	if protocol == "UDP" {
+		if conn, err = net.FilePacketConn(f); err == nil {
+			at = conn.LocalAddr()
+		}
+	} else if listener, err = net.FileListener(f); err == nil {
+		at = listener.Addr()
+	}
+	if err != nil {
+		return false
+	}
+	if addr, err := netip.ParseAddrPort(at.String()); err == nil && (port == 0 || addr.Port() == port) && s.add(protocol, conn, listener) == nil {
+		return true
+	}
+	if conn != nil {
+		_ = conn.Close()
+	} else {
+		_ = listener.Close()
+	}
+	return false
+}
+
+// add makes a server of a socket: conn is that of UDP, listener that of TCP.
+func (s *Server) add(protocol string, conn net.PacketConn, listener net.Listener) error {
+	server := &dns.Server{Handler: s.handler, UDPSize: udpSize, MaxTCPQueries: -1, IdleTimeout: func() time.Duration { return 10 * time.Second }}
+	var socket any = conn
+	var at net.Addr
+	if conn != nil {
+		server.PacketConn, at = conn, conn.LocalAddr()
+	} else {
+		server.Listener, at, socket = netutil.LimitListener(listener, streams), listener.Addr(), listener
+	}
+	addr, err := netip.ParseAddrPort(at.String())
+	if err != nil {
+		return err
+	}
+	file, ok := socket.(filer)
+	if !ok {
+		return fmt.Errorf("%T cannot be handed on", socket)
+	}
+	s.servers, s.sockets = append(s.servers, server), append(s.sockets, file)
 	s.endpoints = append(s.endpoints, Listener{protocol, addr})
 	return nil
 }
@@ -201,6 +290,15 @@ func freeBind(network, _ string, conn syscall.RawConn) error {
 		level, option = unix.SOL_IPV6, unix.IPV6_FREEBIND
 	}
 	var err error
-	outer := conn.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
+	outer := conn.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), level, option, 1)
+		if strings.HasPrefix(network, "udp") { // without the right to it, the default will do
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, waiting)
+		}
+	})
 	return errors.Join(outer, err)
 }
+
+// waiting is the room, in bytes, for questions that wait in a socket while the
+// daemon is restarted: some thousands.
+const waiting = 4 << 20

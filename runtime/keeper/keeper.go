@@ -60,7 +60,8 @@ type Keeper struct {
 	containers map[string]*container
 	exits      map[chan runtime.Exit]struct{}
 	holders    map[chan *container]struct{}
-	orphans    map[int]bool // zombies that nobody has collected so far; the reaper's alone
+	files      map[string]int // the daemon's own, by name
+	orphans    map[int]bool   // zombies that nobody has collected so far; the reaper's alone
 }
 
 // Open takes the run directory and adopts what an earlier keeper left running.

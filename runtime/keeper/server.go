@@ -134,6 +134,10 @@ func (k *Keeper) answer(method string, c *call) error {
 		return k.serveAttach(c)
 	case wire.ContainerWait:
 		return k.serveWait(c)
+	case wire.FilesPut:
+		return c.reply(nil, k.putFiles(c))
+	case wire.FilesGet:
+		return k.serveFiles(c)
 	}
 	return c.reply(k.simple(method, c))
 }

@@ -23,6 +23,8 @@ const (
 	LogReopen       = "log.reopen"       // ID → none
 	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
 	Hold            = "hold"             // none → a Held with files for each container, one without an id, and one for each change
+	FilesPut        = "files.put"        // Files with files → none; in place of those before
+	FilesGet        = "files.get"        // none → Files with files
 	// CloseInput is said on the connection of an attach: the input has ended.
 	CloseInput = "close-input"
 	// EndExec and KillExec are said on the connection of an exec whose client
@@ -77,6 +79,12 @@ type ExecExit struct {
 type Attached struct {
 	Terminal  bool `json:"terminal,omitempty"`
 	StdinOnce bool `json:"stdinOnce,omitempty"`
+}
+
+// Files names the files beside the message, which are the daemon's own: the
+// keeper holds them for the next daemon, and does nothing with them.
+type Files struct {
+	Names []string `json:"names,omitempty"`
 }
 
 // The names of the files that a Held is about.
