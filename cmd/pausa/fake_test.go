@@ -49,6 +49,9 @@ type fakeDaemon struct {
 	imported []byte
 	slow     bool // pods become Running only at the third look
 	looks    int
+
+	goOn chan struct{} // lets a slow pull go on
+	gone chan struct{} // closed when the client of a slow pull went
 }
 
 // startFake serves a fake on a socket of its own until the test ends.
@@ -57,6 +60,7 @@ func startFake(t *testing.T) *fakeDaemon {
 	f := &fakeDaemon{
 		socket:  filepath.Join(t.TempDir(), "pausa.sock"),
 		objects: map[manifest.Ref]manifest.Object{}, logs: map[string]string{},
+		goOn: make(chan struct{}), gone: make(chan struct{}),
 		images: []*criv1.Image{{
 			Id: "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", Size: 1_234_567,
 			RepoTags:    []string{"localhost/busybox:latest"},

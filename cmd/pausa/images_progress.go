@@ -5,15 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"sort"
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
-	"golang.org/x/term"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
@@ -24,10 +19,11 @@ type show interface {
 	end(error) // after the last step
 }
 
-func (p *program) newShow(ctx context.Context, how string) show {
+// newShow tells on standard error how far the transfer called title is.
+func (p *program) newShow(ctx context.Context, how, title string) show {
 	switch how {
 	case progressBars:
-		return newBars(ctx, p.err)
+		return newBars(ctx, p.err, title)
 	case progressJSON:
 		return &lines{w: p.err, now: p.now, print: jsonLine, blobs: map[string]*blob{}}
 	case progressPlain:
@@ -41,60 +37,6 @@ type silence struct{}
 
 func (silence) step(*pausav1.ImageProgress) {}
 func (silence) end(error)                   {}
-
-// bars are one bar per blob on a terminal.
-type bars struct {
-	all   *mpb.Progress
-	blobs map[string]*bar
-}
-
-type bar struct {
-	*mpb.Bar
-	at   int64
-	told time.Time
-}
-
-func newBars(ctx context.Context, w io.Writer) *bars {
-	width := 100
-	if f, ok := w.(*os.File); ok {
-		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
-			width = n
-		}
-	}
-	return &bars{mpb.NewWithContext(ctx, mpb.WithOutput(w), mpb.WithWidth(min(width, 120)), mpb.WithAutoRefresh()), map[string]*bar{}}
-}
-
-func (b *bars) step(m *pausav1.ImageProgress) {
-	one := b.blobs[m.GetDigest()]
-	if one == nil {
-		one = &bar{Bar: b.all.AddBar(m.GetTotal(),
-			mpb.PrependDecorators(decor.Name(shortDigest(m.GetDigest())), decor.Name("  "), decor.CountersKiloByte("% .1f / % .1f", decor.WCSyncSpace)),
-			mpb.AppendDecorators(decor.OnComplete(decor.EwmaSpeed(decor.SizeB1000(0), "% .1f", 10, decor.WCSyncSpace), "done")),
-		), told: time.Now()}
-		b.blobs[m.GetDigest()] = one
-		if m.GetBytes() > 0 { // of an earlier pull: they say nothing of the rate
-			one.at = m.GetBytes()
-			one.SetRefill(one.at)
-		}
-	}
-	now := time.Now()
-	one.EwmaSetCurrent(m.GetBytes(), now.Sub(one.told))
-	one.at, one.told = m.GetBytes(), now
-	if m.GetDone() {
-		one.SetTotal(-1, true)
-	}
-}
-
-func (b *bars) end(err error) {
-	for _, one := range b.blobs {
-		if err != nil {
-			one.Abort(false)
-		} else {
-			one.SetTotal(-1, true)
-		}
-	}
-	b.all.Wait()
-}
 
 // lines is one line a second, for logs and programs.
 type lines struct {

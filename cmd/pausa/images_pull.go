@@ -63,7 +63,7 @@ func (p *program) imagesPullCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return p.transfer(ctx.Context, stream, how)
+				return p.transfer(ctx.Context, stream, how, "Pulling "+ref)
 			})
 		},
 	}
@@ -103,7 +103,7 @@ func (p *program) imagesPushCommand() *cli.Command {
 			defer c.close()
 			stream, err := c.PushImage(ctx.Context, &pausav1.PushImageRequest{Ref: ref, To: to, Credential: credential})
 			if err == nil {
-				err = p.transfer(ctx.Context, stream, how)
+				err = p.transfer(ctx.Context, stream, how, "Pushing "+target)
 			}
 			return first(ctx.Context, err)
 		},
@@ -131,8 +131,8 @@ type progressStream interface {
 }
 
 // transfer shows the steps of a pull or push and prints its result.
-func (p *program) transfer(ctx context.Context, stream progressStream, how string) error {
-	show := p.newShow(ctx, how)
+func (p *program) transfer(ctx context.Context, stream progressStream, how, title string) error {
+	show := p.newShow(ctx, how, title)
 	result := ""
 	for {
 		m, err := stream.Recv()

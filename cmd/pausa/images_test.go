@@ -23,6 +23,8 @@ type fakePausa struct{ *fakeDaemon }
 
 func (f fakePausa) PullImage(r *pausav1.PullImageRequest, out pausav1.Pausa_PullImageServer) error {
 	switch {
+	case strings.HasPrefix(r.GetRef(), "slow/"):
+		return f.pullInParts(out)
 	case strings.Contains(r.GetRef(), "nowhere"):
 		return status.Error(codes.NotFound, "image is not in the registry")
 	case strings.Contains(r.GetRef(), "private") && r.GetCredential().GetPassword() != "secret" && r.GetCredential().GetAuth() != "c2VjcmV0":
