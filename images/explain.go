@@ -2,11 +2,13 @@ package images
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
@@ -50,13 +52,18 @@ func (s *Store) Explain(ctx context.Context, ref string, auth Auth) (Explanation
 	if err := s.allowed(full); err != nil {
 		out.Refused = err.Error()
 	}
-	hosts, err := config.ConfigureHosts(ctx, s.hostOptions(creds))(domain)
+	sent := &requests{}
+	options := s.hostOptions(creds)
+	options.UpdateClient = sent.watch
+	hosts, err := config.ConfigureHosts(ctx, options)(domain)
 	if err != nil {
 		return Explanation{}, fmt.Errorf("explain %s: read its hosts.toml: %w", full, err)
 	}
 	found := false
 	for _, h := range hosts {
+		sent.begin(h.Host)
 		a := s.attempt(ctx, full, h)
+		out.Attempts = append(out.Attempts, sent.before(&a, h)...)
 		a.Credential = credentialSource(h.Host, creds, auth)
 		a.Used = a.Digest != "" && !found
 		found = found || a.Used
@@ -125,4 +132,61 @@ func ofUser(user, source string) string {
 		return source + " (token)"
 	}
 	return source + " (user " + short(user) + ")"
+}
+
+// requests sees what really goes to a host: where both are allowed, https is
+// tried first, and http when the answer is not TLS.
+type requests struct {
+	mu      sync.Mutex
+	host    string
+	schemes []string
+	errors  []error // of the schemes
+}
+
+func (r *requests) watch(c *http.Client) error {
+	c.Transport = watching{c.Transport, r}
+	return nil
+}
+
+// begin forgets what went to another host.
+func (r *requests) begin(host string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.host, r.schemes, r.errors = host, nil, nil
+}
+
+// before gives a the scheme that was used in the end, and the attempts with
+// others that came before.
+func (r *requests) before(a *Attempt, h docker.RegistryHost) []Attempt {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Attempt
+	for i, scheme := range r.schemes {
+		endpoint := scheme + "://" + h.Host + h.Path
+		if i == len(r.schemes)-1 {
+			a.Endpoint = endpoint
+		} else if r.errors[i] != nil {
+			status := r.errors[i].Error()
+			if noTLS := new(tls.RecordHeaderError); errors.As(r.errors[i], noTLS) {
+				status = "it answers, but not in TLS"
+			}
+			out = append(out, Attempt{Endpoint: endpoint, Credential: "none", Status: status})
+		}
+	}
+	return out
+}
+
+type watching struct {
+	http.RoundTripper
+	*requests
+}
+
+func (w watching) RoundTrip(q *http.Request) (*http.Response, error) {
+	answer, err := w.RoundTripper.RoundTrip(q)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.schemes); q.URL.Host == w.host && (n == 0 || w.schemes[n-1] != q.URL.Scheme) {
+		w.schemes, w.errors = append(w.schemes, q.URL.Scheme), append(w.errors, err)
+	}
+	return answer, err
 }

@@ -136,7 +136,7 @@ func TestDigestOnly(t *testing.T) {
 	if err != nil || e.Refused == "" {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	byDigest := strings.TrimSuffix(ref, ":1") + "@" + e.Attempts[0].Digest
+	byDigest := strings.TrimSuffix(ref, ":1") + "@" + e.Attempts[len(e.Attempts)-1].Digest
 	if _, err := s.Pull(ctx, byDigest, PullOptions{}); err != nil {
 		t.Error(err)
 	}
@@ -210,6 +210,17 @@ func TestExplain(t *testing.T) {
 	}
 	if len(r.gets) != 0 {
 		t.Errorf("it fetched %v", r.gets)
+	}
+	mirror.fail(nil)
+	plain, err := s.Explain(ctx, mirror.push(t, "app:1", small("x")), Auth{}) // no hosts.toml is for it
+	if err != nil || len(plain.Attempts) != 2 {
+		t.Fatalf("%+v, %v", plain, err)
+	}
+	if tls := plain.Attempts[0]; tls.Endpoint != "https://"+mirror.host()+"/v2" || tls.Used || !strings.Contains(tls.Status, "not in TLS") {
+		t.Errorf("https: %+v", tls)
+	}
+	if a := plain.Attempts[1]; a.Endpoint != mirror.URL+"/v2" || !a.Used || a.Status != "200 OK" {
+		t.Errorf("http: %+v", a)
 	}
 	if _, err := s.Explain(ctx, "Not Good", Auth{}); !errors.Is(err, ErrInvalid) {
 		t.Error(err)

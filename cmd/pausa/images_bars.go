@@ -70,7 +70,7 @@ func (b *bars) step(m *pausav1.ImageProgress) {
 		}
 		one = &bar{Bar: made, told: time.Now()}
 		b.blobs[m.GetDigest()] = one
-		if m.GetBytes() > 0 && !m.GetDone() { // of an earlier pull: they say nothing of the rate
+		if m.GetBytes() > 0 && m.GetBytes() < m.GetTotal() { // of an earlier pull: they say nothing of the rate
 			one.SetCurrent(m.GetBytes())
 			one.SetRefill(m.GetBytes())
 		}
