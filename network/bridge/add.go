@@ -118,6 +118,7 @@ func (c call) open(a attachment) error {
 	if err != nil {
 		return err
 	}
+	c.forgetMissed(a)
 	if err := c.local.serve(c.network(), a); err != nil {
 		return types.NewError(types.ErrInvalidNetworkConfig, "publish host ports on loopback", err.Error())
 	}

@@ -87,6 +87,7 @@ func (c call) makeHost() (hostState, error) {
 	if err := c.writeRules(ranges, all); err != nil {
 		return state, err
 	}
+	c.forgetMissed(all...)
 	if err := c.local.follow(c.network(), all, c.lives); err != nil { // all else works
 		c.log.Error("publish host ports on loopback", "network", c.conf.Name, "error", err)
 	}
