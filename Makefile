@@ -64,6 +64,14 @@ bin/tools/critest: integration/critest/go.mod integration/critest/go.sum
 bin/tools/cnitool: integration/critest/go.mod integration/critest/go.sum
 	cd integration/critest && CGO_ENABLED=0 $(GO) build -o ../../$@ github.com/containernetworking/cni/cnitool
 
+bin/tools/cni: integration/nettools/go.mod integration/nettools/go.sum
+	mkdir -p $@
+	cd integration/nettools && CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o ../../$@/ tool
+	touch $@
+
+bin/tools/flanneld: integration/flannel/go.mod integration/flannel/go.sum
+	cd integration/flannel && CGO_ENABLED=1 $(GO) build -ldflags '-s -w' -o ../../$@ github.com/flannel-io/flannel
+
 .PHONY: vm
 vm: deps build ## integration tests in a VM with cgroup v2; RUN=regexp for some of them
 	@RUN='$(RUN)' hack/vm-test.sh

@@ -41,7 +41,10 @@ func (m *Manager) Attach(ctx context.Context, p Pod) (Result, error) {
 			return Result{}, fmt.Errorf("attach pod %s: clean up after an earlier attempt: %w", p.ID, err)
 		}
 	}
-	list, err := m.confList()
+	list, err := m.networkFor(p)
+	if err == nil {
+		err = m.able(list, p)
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("attach pod %s: %w", p.ID, err)
 	}

@@ -11,34 +11,61 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
-
-	"github.com/pausa-run/pausa/network/bridge"
 )
 
-// builtinName is the name of the network that is used without a configuration.
-const builtinName = "pausa"
-
-// confList is the network for new pods: the first valid file of ConfDir by name, or the built-in
-// network if there is no file. Files that are not valid are named in the log; if none is, that is
-// the error.
+// confList is the network for pods that choose none: the first valid file of ConfDir by name, or
+// the built-in network if there is no file. If no file is valid, that is the error. Files that are
+// not valid are named in the log.
+//
+// The folder is read anew each time: that follows links, files put in place of others and mounts,
+// which no watch sees all of, and costs some microseconds.
 func (m *Manager) confList() (*libcni.NetworkConfigList, error) {
+	lists, errs := m.confLists()
+	switch {
+	case len(lists) > 0:
+		m.logConf(lists[0].Name, errs)
+		return lists[0], nil
+	case len(errs) > 0:
+		m.logConf("", errs)
+		return nil, fmt.Errorf("%w: no valid configuration in %s: %w", ErrNotReady, m.opts.ConfDir, errors.Join(errs...))
+	}
+	m.logConf(builtinName, nil)
+	return m.builtinList(builtinName)
+}
+
+// logConf tells of a change of the network for new pods, and of files that are passed over.
+func (m *Manager) logConf(name string, errs []error) {
+	now := fmt.Sprint(name, errs)
+	m.mu.Lock()
+	before := m.lastConf
+	m.lastConf = now
+	m.mu.Unlock()
+	if now == before {
+		return
+	}
+	for _, err := range errs {
+		m.log.Error("pass over network configuration", "error", err)
+	}
+	if before != "" || name != builtinName {
+		m.log.Info("network of new pods", "name", name, "folder", m.opts.ConfDir)
+	}
+}
+
+// confLists are the valid files of ConfDir by name; errs tell of the others.
+func (m *Manager) confLists() (lists []*libcni.NetworkConfigList, errs []error) {
 	files, err := confFiles(m.opts.ConfDir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+		return nil, []error{err}
 	}
-	if len(files) == 0 {
-		return m.builtinList()
-	}
-	var errs []error
 	for _, f := range files {
 		list, err := readConf(f)
-		if err == nil {
-			return list, nil
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", f, err))
+			continue
 		}
-		m.log.Error("pass over network configuration", "file", f, "error", err)
-		errs = append(errs, fmt.Errorf("%s: %w", f, err))
+		lists = append(lists, list)
 	}
-	return nil, fmt.Errorf("%w: no valid configuration in %s: %w", ErrNotReady, m.opts.ConfDir, errors.Join(errs...))
+	return lists, errs
 }
 
 func confFiles(dir string) ([]string, error) {
@@ -106,32 +133,19 @@ func listOf(data []byte) (*libcni.NetworkConfigList, error) {
 	return libcni.NetworkConfFromBytes(list)
 }
 
-// builtinList is the configuration of the built-in network.
-func (m *Manager) builtinList() (*libcni.NetworkConfigList, error) {
-	m.mu.Lock()
-	cidrs := slices.Clone(m.cidrs)
-	m.mu.Unlock()
-	conf := struct {
-		CNIVersion string        `json:"cniVersion"`
-		Name       string        `json:"name"`
-		Plugins    []bridge.Conf `json:"plugins"`
-	}{"1.1.0", builtinName, []bridge.Conf{{
-		Type: bridge.Type, Capabilities: map[string]bool{"portMappings": true},
-		Bridge: m.opts.Bridge, MTU: m.opts.MTU, Ranges: cidrs,
-		NonMasqueradeCIDRs: m.opts.NonMasqueradeCIDRs, DataDir: m.path("ipam"),
-	}}}
-	data, err := json.Marshal(conf)
-	if err != nil {
-		return nil, fmt.Errorf("encode built-in network: %w", err)
-	}
-	return libcni.NetworkConfFromBytes(data)
-}
-
-// ipRanges is the runtimeConfig of that name: one set with one range per family.
+// ipRanges is the runtimeConfig of that name: a set per family, as a pod gets an address of each set.
 func ipRanges(cidrs []netip.Prefix) [][]map[string]string {
 	var sets [][]map[string]string
-	for _, c := range cidrs {
-		sets = append(sets, []map[string]string{{"subnet": c.Masked().String()}})
+	for _, is4 := range []bool{true, false} {
+		var set []map[string]string
+		for _, c := range cidrs {
+			if c.Addr().Is4() == is4 {
+				set = append(set, map[string]string{"subnet": c.Masked().String()})
+			}
+		}
+		if len(set) > 0 {
+			sets = append(sets, set)
+		}
 	}
 	return sets
 }

@@ -3,6 +3,8 @@ package network
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +19,7 @@ type fakeConf struct {
 	Type       string            `json:"type"`
 	Mode       map[string]string `json:"mode,omitempty"` // command -> fail, hang, garbage, noaddress, ipv6first
 	Log        string            `json:"log"`
+	DNS        json.RawMessage   `json:"dns,omitempty"` // of the result
 
 	Capabilities  map[string]bool `json:"capabilities,omitempty"`
 	PrevResult    json.RawMessage `json:"prevResult,omitempty"`
@@ -73,7 +76,11 @@ func fakeResult(c fakeConf) string {
 	case "0.3.0", "0.3.1", "0.4.0":
 		ip4, ip6 = `"version":"4",`+ip4, `"version":"6",`+ip6
 	}
-	return fmt.Sprintf(`{"cniVersion":%q,"interfaces":[{"name":"cni0"},{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"x"}],`+
+	dns := string(c.DNS)
+	if dns == "" {
+		dns = "{}"
+	}
+	return fmt.Sprintf(`{"cniVersion":%q,"dns":`+dns+`,"interfaces":[{"name":"cni0"},{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"x"}],`+
 		`"ips":[{"interface":1,%s},{"interface":1,%s},{"interface":0,"address":"10.1.2.1/24"%s}]}`, c.CNIVersion, ip6, ip4,
 		map[bool]string{true: `,"version":"4"`}[strings.HasPrefix(c.CNIVersion, "0.")])
 }
@@ -101,6 +108,16 @@ func fakeNetwork(t testing.TB, version string, plugins ...fakeConf) (change func
 		_ = os.Remove(logFile)
 		return string(b)
 	}
+}
+
+// textLog writes a log without times.
+func textLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
 }
 
 // noSleepers waits until no child of a hanging plugin is left.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +30,10 @@ type Options struct {
 	// NonMasqueradeCIDRs are reached by pods of the built-in network with their own address, besides PodCIDRs.
 	NonMasqueradeCIDRs []netip.Prefix
 	Bridge             string // of the built-in network, default pausa0
-	MTU                int    // of the built-in network; 0: from the route to the outside
+	MTU                int    // of the built-in networks; 0: from the route to the outside
+	Networks           []Named
+	Connected          [][2]string // pairs of built-in networks whose pods reach each other
+	Routes             []Route     // ways to the pods of other hosts
 	Log                *slog.Logger
 }
 
@@ -40,13 +44,16 @@ type Manager struct {
 	plugin  *bridge.Plugin
 	cni     *libcni.CNIConfig
 	exec    *executor
+	router  *router
 	boot    string
 	started time.Time // attempts from before are of another process
 
-	mu     sync.Mutex // guards cidrs, locks and pinned
-	cidrs  []netip.Prefix
-	locks  map[string]*idLock
-	pinned map[string]time.Time // by this process
+	mu       sync.Mutex // guards what follows, up to pinned
+	cidrs    []netip.Prefix
+	lastConf string // what logConf told last
+	failing  []error
+	locks    map[string]*idLock
+	pinned   map[string]time.Time // by this process
 
 	mountMu   sync.Mutex   // held while RunDir/netns is mounted
 	attaching sync.RWMutex // read-held by Attach: a plugin's GC must know every attachment
@@ -95,12 +102,21 @@ func (m *Manager) open() error {
 	if err := bridge.CheckRanges(m.cidrs); err != nil {
 		return fmt.Errorf("check pod ranges: %w", err)
 	}
+	if err := CheckNamed(m.opts.Bridge, m.cidrs, m.opts.Networks, m.opts.Connected); err != nil {
+		return err
+	}
 	if m.plugin, err = bridge.New(m.log); err != nil {
 		return err
 	}
 	m.plugin.ServeLoopback()
+	if err := m.plugin.WatchLinks(); err != nil {
+		return errors.Join(err, m.plugin.Close())
+	}
 	if m.exec, err = newExecutor(m.plugin); err != nil {
 		return errors.Join(err, m.plugin.Close())
+	}
+	if m.router, err = newRouter(m.opts.Routes, m.path("routes.json")); err != nil {
+		return errors.Join(err, m.plugin.Close(), m.exec.close())
 	}
 	m.cni = libcni.NewCNIConfigWithCacheDir(m.opts.BinDirs, m.path("cni"), m.exec)
 	return nil
@@ -115,6 +131,7 @@ func (m *Manager) Drain() { m.plugin.Drain() }
 
 // Close waits for deletions in the background. Pods stay attached.
 func (m *Manager) Close() error {
+	m.router.close()
 	return errors.Join(m.plugin.Close(), m.exec.close(), m.unmountNetNSDir())
 }
 
@@ -141,10 +158,9 @@ func (m *Manager) loadCIDRs() error {
 	return nil
 }
 
-// SetPodCIDRs gives the built-in network new ranges, at most one per family. Pods that are
-// attached keep their addresses.
+// SetPodCIDRs gives the built-in network new ranges. Pods that are attached keep their addresses.
 func (m *Manager) SetPodCIDRs(cidrs []netip.Prefix) error {
-	if err := bridge.CheckRanges(cidrs); err != nil {
+	if err := errors.Join(bridge.CheckRanges(cidrs), CheckNamed(m.opts.Bridge, cidrs, m.opts.Networks, nil)); err != nil {
 		return fmt.Errorf("set pod ranges: %w", err)
 	}
 	if err := atomicfile.WriteJSON(m.path("podcidrs.json"), cidrRecord{m.boot, cidrs}); err != nil {
@@ -156,52 +172,61 @@ func (m *Manager) SetPodCIDRs(cidrs []netip.Prefix) error {
 	return nil
 }
 
-// Sync writes the built-in network's bridge, addresses, kernel settings and rules
-// again: what somebody flushed is back when it returns. A network of other
-// plugins is theirs to heal.
+// Sync writes the built-in networks' bridges, addresses, kernel settings, links and
+// rules, and the routes to other hosts' pods again: what somebody changed is back
+// when it returns. A network of other plugins is theirs to heal. What cannot be
+// healed is told by Problems too, and tried again by the next Sync.
 func (m *Manager) Sync(context.Context) error {
-	list, err := m.confList()
-	if err != nil {
-		return err
-	}
-	lists := map[string]*libcni.NetworkConfigList{list.Name: list}
+	lists, err := m.inUse()
+	errs := []error{err}
 	attempts, err := m.attempts()
 	if err != nil {
 		m.log.Error("read attempts", "error", err)
 	}
 	for _, a := range attempts {
-		if _, ok := lists[a.Network]; !ok {
+		if !slices.ContainsFunc(lists, func(l *libcni.NetworkConfigList) bool { return l.Name == a.Network }) {
 			if l, err := libcni.NetworkConfFromBytes(a.Conf); err == nil {
-				lists[a.Network] = l
+				lists = append(lists, l)
 			}
 		}
 	}
-	var errs []error
 	for _, l := range lists {
 		if err := eachBuiltIn(l, m.plugin.Sync); err != nil {
 			errs = append(errs, fmt.Errorf("sync network %s: %w", l.Name, err))
 		}
 	}
+	errs = slices.DeleteFunc(append(errs, m.router.ensure()...), func(err error) bool { return err == nil })
+	m.mu.Lock()
+	m.failing = errs
+	m.mu.Unlock()
 	return errors.Join(errs...)
 }
 
-// Damage says what somebody has changed on the built-in network's bridge, its
-// addresses or the kernel settings, "" if nothing; Sync cures it. It costs less
-// than a millisecond.
+// Problems says what the last Sync could not heal, nil if nothing.
+func (m *Manager) Problems() []error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.failing)
+}
+
+// Damage says what somebody has changed on the built-in networks' bridges, their
+// addresses, links or kernel settings or on the routes, "" if nothing; Sync cures
+// it. It costs less than a millisecond.
 func (m *Manager) Damage(context.Context) (string, error) {
-	list, err := m.confList()
-	if err != nil {
-		return "", err
-	}
+	lists, err := m.inUse()
+	errs := []error{err}
 	var found []string
-	err = eachBuiltIn(list, func(conf []byte) error {
-		what, err := m.plugin.Damage(conf)
+	note := func(what string, err error) error {
 		if what != "" {
 			found = append(found, what)
 		}
 		return err
-	})
-	return strings.Join(found, "; "), err
+	}
+	for _, list := range lists {
+		errs = append(errs, eachBuiltIn(list, func(conf []byte) error { return note(m.plugin.Damage(conf)) }))
+	}
+	errs = append(errs, note(m.router.damage()))
+	return strings.Join(found, "; "), errors.Join(errs...)
 }
 
 // eachBuiltIn calls do with the configuration of each built-in plugin of a network.
@@ -249,10 +274,25 @@ func (m *Manager) lock(id string) (unlock func()) {
 
 // Blockers names chains of others that drop the pods' packets, each with the
 // command that cures it.
-func (m *Manager) Blockers() ([]string, error) { return m.plugin.Blockers(m.opts.Bridge) }
+func (m *Manager) Blockers() ([]string, error) {
+	var all []string
+	var errs []error
+	for _, name := range m.builtIn() {
+		found, err := m.plugin.Blockers(bridgeOf(m.opts.Bridge, name))
+		all, errs = append(all, found...), append(errs, err)
+	}
+	return all, errors.Join(errs...)
+}
 
 // Spoofed counts the packets of pods that came from an address that is not theirs, and were
-// dropped: of the built-in network, since its rules were written last.
+// dropped: of the built-in networks, since their rules were written last.
 func (m *Manager) Spoofed() (packets uint64, err error) {
-	return m.plugin.Spoofed(m.opts.Bridge)
+	for _, name := range m.builtIn() {
+		n, err := m.plugin.Spoofed(bridgeOf(m.opts.Bridge, name))
+		if err != nil {
+			return packets, err
+		}
+		packets += n
+	}
+	return packets, nil
 }

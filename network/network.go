@@ -20,6 +20,22 @@ type PortMapping struct {
 	Protocol      string `json:"protocol"` // "tcp", "udp", "sctp"
 }
 
+// Annotations by which a pod asks for something of its network.
+const (
+	AnnotationNetwork = "pausa.run/network"         // name of a further built-in network or of one in the CNI directory
+	AnnotationIPs     = "pausa.run/ips"             // addresses, at most one per family, joined by commas
+	AnnotationMAC     = "pausa.run/mac"             // hardware address
+	AnnotationAliases = "pausa.run/aliases"         // further names on the network, joined by commas, for plugins that do names
+	AnnotationGUID    = "pausa.run/infiniband-guid" // for plugins that do InfiniBand
+)
+
+// DNS is a resolver's configuration.
+type DNS struct {
+	Servers  []string `json:"servers,omitempty"`
+	Searches []string `json:"searches,omitempty"`
+	Options  []string `json:"options,omitempty"`
+}
+
 // Pod is what a network needs to know of a pod. ID, Name, Namespace and UID
 // have been validated (they travel in CNI_ARGS).
 type Pod struct {
@@ -28,7 +44,9 @@ type Pod struct {
 	Namespace   string            `json:"namespace"`
 	UID         string            `json:"uid"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
 	Ports       []PortMapping     `json:"ports,omitempty"`
+	DNS         *DNS              `json:"dns,omitempty"` // the pod's own; nil: it takes what the network says
 	CgroupPath  string            `json:"cgroupPath,omitempty"`
 }
 
@@ -39,4 +57,5 @@ type Result struct {
 	MAC       string       `json:"mac,omitempty"`
 	IPs       []netip.Addr `json:"ips"` // the pod's own addresses, IPv4 first
 	NetNS     string       `json:"netns"`
+	DNS       *DNS         `json:"dns,omitempty"` // what the network's plugins say; nil: nothing
 }

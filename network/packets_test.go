@@ -164,30 +164,7 @@ func TestHostPortConflicts(t *testing.T) {
 
 // rawUDP sends one UDP datagram with a made-up source from eth0.
 func rawUDP(p *hosttest.Host, mac net.HardwareAddr, src, dst netip.Addr, gwMAC net.HardwareAddr) error {
-	return p.Do(func() error {
-		link, err := p.Net.LinkByName("eth0")
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		udp := []byte{0, 1, 0x1f, 0x40, 0, 9, 0, 0, 'x'} // port 1 to 8000, no checksum
-		var frame []byte
-		if src.Is4() {
-			ip := append([]byte{0x45, 0, 0, byte(20 + len(udp)), 0, 0, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}, append(src.AsSlice(), dst.AsSlice()...)...)
-			var sum uint32
-			for i := 0; i < len(ip); i += 2 {
-				sum += uint32(ip[i])<<8 | uint32(ip[i+1])
-			}
-			sum = sum&0xffff + sum>>16
-			ip[10], ip[11] = byte(^sum>>8), byte(^sum)
-			frame = append(append(append(append([]byte{}, gwMAC...), mac...), 8, 0), append(ip, udp...)...)
-		}
-		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index, Halen: 6})
-	})
+	return p.SendFrame("eth0", hosttest.UDP(mac, gwMAC, src, dst, 1, 8000))
 }
 
 func TestSpoofedSourceIsDropped(t *testing.T) {

@@ -207,6 +207,12 @@ func TestBadPodsAreRefused(t *testing.T) {
 		"namespace":  func(p *Pod) { p.Namespace = "a=b" },
 		"uid":        func(p *Pod) { p.UID = "a\nb" },
 		"bandwidth":  func(p *Pod) { p.Annotations = map[string]string{"kubernetes.io/ingress-bandwidth": "fast"} },
+		"no address": func(p *Pod) { p.Annotations = map[string]string{AnnotationIPs: "10.9.0.5,fd09"} },
+		"group mac":  func(p *Pod) { p.Annotations = map[string]string{AnnotationMAC: "01:00:00:00:00:01"} },
+		"no alias":   func(p *Pod) { p.Annotations = map[string]string{AnnotationAliases: "A_B"} },
+		"no guid":    func(p *Pod) { p.Annotations = map[string]string{AnnotationGUID: "02:00:00:00:00:01"} },
+		"incapable":  func(p *Pod) { p.Annotations = map[string]string{AnnotationAliases: "a"} },
+		"no network": func(p *Pod) { p.Annotations = map[string]string{AnnotationNetwork: "blue"} },
 		"not pinned": func(p *Pod) {},
 	} {
 		p := good
@@ -229,8 +235,8 @@ func TestSetPodCIDRs(t *testing.T) {
 	m := newManager(t, h, func(o *Options) { opts = *o })
 	old, oldResult := newPod(t, m, "aaaa")
 	must0(t, m.SetPodCIDRs(must(prefixes("10.20.0.0/24"))))
-	if err := m.SetPodCIDRs(must(prefixes("10.20.0.0/24", "10.21.0.0/24"))); err == nil {
-		t.Error("two ranges of one family are accepted")
+	if err := m.SetPodCIDRs(must(prefixes("10.20.0.0/24", "10.20.0.128/25"))); err == nil {
+		t.Error("ranges that overlap are accepted")
 	}
 	m2 := openManager(t, h, opts) // remembered over a restart
 	young, r := newPod(t, m2, "bbbb")

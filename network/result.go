@@ -35,6 +35,15 @@ func convert(raw types.Result, network, netns string) (*Result, error) {
 			out.IPs = append(out.IPs, a)
 		}
 	}
+	if d := r.DNS; len(d.Nameservers) > 0 {
+		out.DNS = &DNS{Servers: d.Nameservers, Searches: d.Search, Options: d.Options}
+		if d.Domain != "" && len(d.Search) == 0 {
+			out.DNS.Searches = []string{d.Domain}
+		}
+		if err := out.DNS.check(); err != nil {
+			return nil, fmt.Errorf("read result of network %s: %w", network, err)
+		}
+	}
 	if len(out.IPs) == 0 {
 		return nil, errors.New("the plugins gave the pod no address; check the ipam section of the network's configuration")
 	}

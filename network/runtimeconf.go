@@ -3,7 +3,7 @@ package network
 import (
 	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"net/netip"
 	"strings"
 
@@ -115,15 +115,26 @@ func capabilities(p Pod) (map[string]any, error) {
 	if len(p.Annotations) > 0 {
 		caps["io.kubernetes.cri.pod-annotations"] = p.Annotations
 	}
-	limit, err := bandwidth(p.Annotations)
-	if err != nil {
-		return nil, fmt.Errorf("check pod %s: %w", p.ID, err)
+	if len(p.Labels) > 0 {
+		caps["io.kubernetes.cri.pod-labels"] = p.Labels
 	}
+	if p.DNS != nil {
+		caps["dns"] = p.DNS
+	}
+	limit, err := bandwidth(p.Annotations)
 	if limit != nil {
 		caps["bandwidth"] = limit
 	}
+	asked, askedErr := p.asked()
+	maps.Copy(caps, asked)
+	if err := errors.Join(err, askedErr); err != nil {
+		return nil, fmt.Errorf("check pod %s: %w", p.ID, err)
+	}
 	return caps, nil
 }
+
+// leastBurst is 128 KiB in bits: two of the largest packets that the kernel hands on in one piece.
+const leastBurst = 128 << 13
 
 // bandwidth reads Kubernetes' annotations, in bits per second; nil if there are none.
 func bandwidth(annotations map[string]string) (map[string]any, error) {
@@ -143,7 +154,8 @@ func bandwidth(annotations map[string]string) (map[string]any, error) {
 			continue
 		}
 		limit[direction+"Rate"] = q.Value()
-		limit[direction+"Burst"] = math.MaxInt32 // the value that the plugins were made for
+		// What others pass, 2^31-1, is 268 MB that a pod may send before the limit holds.
+		limit[direction+"Burst"] = max(q.Value()/20, leastBurst)
 	}
 	if len(limit) == 0 || len(errs) > 0 {
 		return nil, errors.Join(errs...)

@@ -34,7 +34,7 @@ func (m *Manager) makePodFiles(p *sandbox) error {
 	}
 	err = errors.Join(
 		os.WriteFile(filepath.Join(dir, "hostname"), []byte(hostname+"\n"), 0o644),
-		os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte(resolv), 0o644),
+		m.writeResolvConf(p.rec.ID, resolv),
 		os.Chmod(dir, 0o711)) // a pod's user namespace must reach its files below
 	if err != nil {
 		return err
@@ -92,22 +92,13 @@ func hosts(cfg *Config, ips []netip.Addr) string {
 	return b.String()
 }
 
-// resolvConf is the pod's own DNS configuration, or the host's. The host's
+// resolvConf is the pod's own DNS configuration, or the host's (which that of the pod's network
+// takes the place of, once it is known). The host's
 // loopback servers (systemd-resolved's stub) cannot be reached from a pod: then
 // the servers behind the stub are used.
 func resolvConf(cfg *Config) (string, error) {
-	if d := cfg.DNS; d != nil {
-		var b strings.Builder
-		if len(d.Searches) > 0 {
-			fmt.Fprintf(&b, "search %s\n", strings.Join(d.Searches, " "))
-		}
-		for _, s := range d.Servers {
-			fmt.Fprintf(&b, "nameserver %s\n", s)
-		}
-		if len(d.Options) > 0 {
-			fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
-		}
-		return b.String(), nil
+	if cfg.DNS != nil {
+		return cfg.DNS.text(), nil
 	}
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -123,6 +114,25 @@ func resolvConf(cfg *Config) (string, error) {
 		host = behind
 	}
 	return withoutLoopback(string(host)), nil
+}
+
+func (m *Manager) writeResolvConf(id, text string) error {
+	return os.WriteFile(filepath.Join(m.podDir(id), "resolv.conf"), []byte(text), 0o644)
+}
+
+// text is the configuration as a resolver reads it.
+func (d *DNS) text() string {
+	var b strings.Builder
+	if len(d.Searches) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(d.Searches, " "))
+	}
+	for _, s := range d.Servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if len(d.Options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(d.Options, " "))
+	}
+	return b.String()
 }
 
 // withoutLoopback drops the nameservers that mean the host itself.

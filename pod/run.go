@@ -141,8 +141,8 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 		return fmt.Errorf("pin network namespace: %w", err)
 	}
 	res, err := m.opts.Network.Attach(ctx, network.Pod{
-		ID: p.rec.ID, Name: cfg.Name, Namespace: cfg.Namespace, UID: cfg.UID,
-		Annotations: cfg.Annotations, Ports: cfg.Ports, CgroupPath: m.podCgroup(p),
+		ID: p.rec.ID, Name: cfg.Name, Namespace: cfg.Namespace, UID: cfg.UID, Labels: cfg.Labels,
+		Annotations: cfg.Annotations, Ports: cfg.Ports, DNS: (*network.DNS)(cfg.DNS), CgroupPath: m.podCgroup(p),
 	})
 	if err != nil {
 		return fmt.Errorf("attach to the network: %w", err)
@@ -151,6 +151,9 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 		res.NetNS = netns
 	}
 	m.set(func() { p.rec.Net = res })
+	if cfg.DNS == nil && res.DNS != nil {
+		return m.writeResolvConf(p.rec.ID, (*DNS)(res.DNS).text())
+	}
 	return nil
 }
 

@@ -63,10 +63,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(store.Close)
-	net, err := network.New(network.Options{
-		RunDir: filepath.Join(c.Run, "network"), ConfDir: c.CNIConfDir, BinDirs: c.CNIBinDirs,
-		PodCIDRs: c.PodCIDRs, Bridge: c.Bridge, MTU: c.MTU, Log: log,
-	})
+	net, err := network.New(networkOptions(c, log))
 	if err != nil {
 		return err
 	}
@@ -127,7 +124,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers}
+	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
 	blockers, err := net.Blockers()
 	if err != nil {
 		log.Error("look at the rules of others", "error", err)
@@ -151,7 +148,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	work.Go(func() error { return engine.Run(ctx) })
 	work.Go(func() error { return server.Serve(ctx, c.Socket) })
 	work.Go(func() error { return p.announce(ctx, c.Socket) })
-	work.Go(func() error { healNetwork(ctx, net, services, log); return nil })
+	work.Go(func() error { (&healer{net: net, services: services, log: log}).run(ctx); return nil })
 	if names != nil {
 		work.Go(func() error { serveDNS(ctx, names, log); return nil })
 	}
@@ -208,52 +205,4 @@ func nodeName(c *config.Config) (string, error) {
 		return "", fmt.Errorf("find this host's name: %w: set node.name", err)
 	}
 	return strings.ToLower(name), nil
-}
-
-// The network is looked at for damage so often, and written again without a
-// cause so often.
-const (
-	lookEvery = time.Second
-	healEvery = 30 * time.Second
-)
-
-// healNetwork writes the bridge, kernel settings, routes and the rules of pods
-// again when somebody has changed them, and now and then, until ctx ends.
-func healNetwork(ctx context.Context, net *network.Manager, services *service.Table, log *slog.Logger) {
-	changed := services.Watch(ctx)
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
-	last, failed := time.Now(), "" // failed: damage that could not be cured
-	for {
-		var damage string
-		select {
-		case <-ctx.Done():
-			return
-		case _, open := <-changed:
-			if !open {
-				changed = nil
-				continue
-			}
-			damage = "rules"
-		case <-look.C:
-			var err error
-			if damage, err = net.Damage(ctx); err != nil {
-				damage = err.Error()
-			}
-			if damage == failed && time.Since(last) < healEvery {
-				if err := services.EnsureRoutes(); err != nil {
-					log.Error("heal routes", "error", err)
-				}
-				continue
-			}
-		}
-		if damage != "" {
-			log.Warn("the network was changed by somebody else; making it again", "damage", damage)
-		}
-		last, failed = time.Now(), ""
-		if err := errors.Join(net.Sync(ctx), services.EnsureRoutes()); err != nil {
-			log.Error("heal network", "error", err)
-			failed = damage
-		}
-	}
 }

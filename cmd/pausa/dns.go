@@ -30,7 +30,7 @@ func openDNS(c *config.Config, inherited map[string]*os.File, log *slog.Logger) 
 		return nil, nil, []string{"DNS is off: no range of network.service_cidrs has a 10th address and a range of network.pod_cidrs of its family"}
 	}
 	server, err := dns.Listen(dns.Options{
-		Domain: c.DNSDomain, Addrs: gateways, Ranges: slices.Concat(c.PodCIDRs, c.ServiceCIDRs), Own: virtual, Log: log, Inherited: inherited,
+		Domain: c.DNSDomain, Addrs: gateways, Ranges: slices.Concat(allPodCIDRs(c), c.ServiceCIDRs), Own: virtual, Log: log, Inherited: inherited,
 	})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("DNS is off: %v", err)}

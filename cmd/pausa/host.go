@@ -94,6 +94,7 @@ type hostFacts struct {
 	keeper   *runtime.Client
 	warnings []string
 	blockers func() ([]string, error) // chains of others that drop what pods send
+	problems func() []error           // what of the network cannot be healed
 }
 
 func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
@@ -103,6 +104,9 @@ func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
 	blockers, err := h.blockers()
 	if err != nil {
 		blockers = append(blockers, fmt.Sprintf("the rules of others cannot be read: %v", err))
+	}
+	for _, problem := range h.problems() {
+		blockers = append(blockers, "the network cannot be healed: "+problem.Error())
 	}
 	info.Warnings = append(append([]string{}, info.Warnings...), blockers...)
 	keeper, err := h.keeper.Hello(ctx)
@@ -151,7 +155,7 @@ func capabilities(status string) uint64 {
 }
 
 // nodeIPs finds the host's own addresses, IPv4 first: those of links that are up,
-// but for loopback, link-local ones and the bridge of the pods.
+// but for loopback, link-local ones and the bridges of the pods.
 func nodeIPs(bridge string) func() []netip.Addr {
 	return func() []netip.Addr {
 		links, err := net.Interfaces()
@@ -160,7 +164,7 @@ func nodeIPs(bridge string) func() []netip.Addr {
 		}
 		var v4, v6 []netip.Addr
 		for _, link := range links {
-			if link.Name == bridge || link.Flags&net.FlagUp == 0 || link.Flags&net.FlagLoopback != 0 {
+			if link.Name == bridge || strings.HasPrefix(link.Name, bridge+"-") || link.Flags&net.FlagUp == 0 || link.Flags&net.FlagLoopback != 0 {
 				continue
 			}
 			addrs, err := link.Addrs()

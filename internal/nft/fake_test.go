@@ -66,7 +66,7 @@ func TestFakeIsLikeTheKernel(t *testing.T) {
 			}
 		}
 		chains, err := c.Chains()
-		if err != nil || len(chains) != 4 {
+		if err != nil || len(chains) != 5 {
 			t.Errorf("%s: chains %v, %v", name, chains, err)
 		}
 		sets, err := c.Sets()
@@ -89,10 +89,10 @@ func TestFakeIsLikeTheKernel(t *testing.T) {
 // replaceAll takes everything away and puts something new in one transaction.
 func replaceAll() *Tx {
 	tx := NewTx()
-	for _, c := range []string{"pre", "raw", "post", "tail"} {
+	for _, c := range []string{"pre", "raw", "forward", "post", "tail"} {
 		tx.FlushChain(c)
 	}
-	for _, c := range []string{"pre", "raw", "post", "tail"} {
+	for _, c := range []string{"pre", "raw", "forward", "post", "tail"} {
 		tx.DeleteChain(c)
 	}
 	tx.DeleteSet(testVmap)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -93,6 +94,14 @@ func everyRule() []Rule {
 	}
 }
 
+// forwardRules have the statements for what is forwarded.
+func forwardRules() []Rule {
+	return []Rule{
+		NewRule(Is(IifName(), Value(nil).IfName("br0")), ClampMSS()),
+		NewRule(Is(IifName(), Value(nil).IfName("br0")), Counter(), RejectProhibited()),
+	}
+}
+
 // DNATMapRule is the statements of a load-balancing rule.
 func DNATMapRule(f Family) []Stmt {
 	s := testMap4
@@ -113,6 +122,7 @@ func everything() *Tx {
 	tx.SetRules(Chain{Name: "pre", Hook: Prerouting, Type: TypeNAT, Priority: PriorityDNAT}, everyRule()...)
 	tx.SetRules(Chain{Name: "raw", Hook: Prerouting, Type: TypeFilter, Priority: PriorityRaw},
 		NewRule(IfType(), NotInSet(testMacs, IifName(), EtherSaddr()), Drop()))
+	tx.SetRules(Chain{Name: "forward", Hook: Forward, Type: TypeFilter, Priority: PriorityMangle}, forwardRules()...)
 	tx.SetRules(Chain{Name: "post", Hook: Postrouting, Type: TypeNAT, Priority: PrioritySNAT},
 		NewRule(CtStatus(CtDNAT), Masquerade()))
 	return tx
@@ -136,7 +146,7 @@ func TestRulesAreListedAsWritten(t *testing.T) {
 	for _, line := range strings.Split(list(t, "ruleset"), "\n") {
 		have[listed(line)] = true
 	}
-	for _, r := range everyRule() {
+	for _, r := range slices.Concat(everyRule(), forwardRules()) {
 		if !have[listed(r.String())] {
 			t.Errorf("nft does not list %q", listed(r.String()))
 		}
@@ -241,7 +251,7 @@ func TestFailedCommitChangesNothing(t *testing.T) {
 	if _, err := c.Elements(Set{Name: "missing", Key: []Type{TypeIPv4}}); err == nil {
 		t.Error("a set that does not exist was read")
 	}
-	if chains, err := c.Chains(); err != nil || len(chains) != 4 {
+	if chains, err := c.Chains(); err != nil || len(chains) != 5 {
 		t.Errorf("chains %v, %v", chains, err)
 	}
 }

@@ -214,7 +214,7 @@ func (w *walker) expr(e expr.Any) (v Verdict, ok bool, err error) {
 
 func (w *walker) act(e expr.Any) (v Verdict, ok bool, err error) {
 	switch e := e.(type) {
-	case *expr.Counter:
+	case *expr.Counter, *expr.Rt, *expr.Byteorder, *expr.Exthdr: // no fate depends on the segment size
 	case *expr.Verdict:
 		v = Verdict{kindOf(e.Kind), e.Chain}
 	case *expr.NAT:
@@ -249,6 +249,8 @@ func (w *walker) payload(e *expr.Payload) []byte {
 	switch {
 	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 0:
 		return binary.BigEndian.AppendUint16(nil, w.packet.Src.Port())
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == tcpFlagsOffset:
+		return []byte{tcpSYN}
 	case e.Base == expr.PayloadBaseTransportHeader:
 		return binary.BigEndian.AppendUint16(nil, w.packet.Dst.Port())
 	case e.Base == expr.PayloadBaseLLHeader:

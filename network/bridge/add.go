@@ -8,10 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // add is ADD. What a failed one took is given back by the same steps as DEL.
@@ -29,6 +32,8 @@ func (c call) add() (out []byte, err error) {
 		return nil, err
 	}
 	c.setLiving(true)
+	c.setAdding(true)
+	defer c.setAdding(false)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.undo())
@@ -38,13 +43,17 @@ func (c call) add() (out []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	link := c.podLink(a, ns, host)
+	link, err := a.link(ns, host)
+	if err != nil {
+		return nil, err
+	}
 	if err := c.connect(link, host.bridge); err != nil {
 		return nil, err
 	}
 	if err := c.open(a); err != nil {
 		return nil, err
 	}
+	c.watched([]attachment{a})
 	return c.result(a, host)
 }
 
@@ -62,19 +71,11 @@ func (c call) notAttached() error {
 // claim takes addresses and host ports and records them.
 func (c call) claim() (attachment, error) {
 	a := attachment{
-		Version: attachmentVersion, Owner: c.owner, Pod: podName(c.req), Ranges: c.conf.Ranges,
-		Veth: vethName(c.conf.Bridge, c.owner), MAC: hashMAC("pod " + c.owner).String(),
+		Version: attachmentVersion, Owner: c.owner, Pod: podName(c.req), NetNS: c.req.NetNS,
+		Veth: vethName(c.conf.Bridge, c.owner), MAC: hashMAC("pod " + c.owner).String(), Bandwidth: c.conf.bandwidth(),
 	}
-	for _, r := range sortedRanges(c.conf.Ranges) {
-		addr, err := c.store.allocate(r, c.owner)
-		if errors.Is(err, errFull) { // some may be held by links that are being deleted
-			c.Drain()
-			addr, err = c.store.allocate(r, c.owner)
-		}
-		if err != nil {
-			return a, err
-		}
-		a.Addrs = append(a.Addrs, addr)
+	if err := c.claimAddrs(&a); err != nil {
+		return a, err
 	}
 	var err error
 	if a.Ports, err = resolvePorts(c.conf.ports(), a.Addrs); err != nil {
@@ -86,7 +87,51 @@ func (c call) claim() (attachment, error) {
 	if err := c.portsFree(a.Ports); err != nil {
 		return a, err
 	}
-	return a, c.store.save(a)
+	if c.conf.RuntimeConfig == nil || c.conf.RuntimeConfig.MAC == "" {
+		return a, c.store.save(a)
+	}
+	return a, c.claimMAC(&a)
+}
+
+// claimAddrs gives the attachment an address of each family: the one that was
+// asked for, or the next free one.
+func (c call) claimAddrs(a *attachment) error {
+	asked, err := c.conf.staticAddrs()
+	if err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "check static addresses", err.Error())
+	}
+	for _, f := range families() {
+		ranges := c.conf.rangesOf(f)
+		if len(ranges) == 0 {
+			continue
+		}
+		var addr netip.Addr
+		i := slices.IndexFunc(asked, func(s netip.Addr) bool { return nft.FamilyOf(s) == f })
+		if i >= 0 {
+			addr, err = asked[i], c.claimStatic(asked[i])
+		} else {
+			addr, err = c.allocate(ranges)
+		}
+		if err != nil {
+			return err
+		}
+		of := slices.IndexFunc(ranges, func(r netip.Prefix) bool { return r.Contains(addr) })
+		a.Addrs, a.Ranges = append(a.Addrs, addr), append(a.Ranges, ranges[of])
+	}
+	return nil
+}
+
+// allocate takes the next free address of the first range that has one.
+func (c call) allocate(ranges []netip.Prefix) (addr netip.Addr, err error) {
+	for range 2 {
+		for _, r := range ranges {
+			if addr, err = c.store.allocate(r, c.owner); !errors.Is(err, errFull) {
+				return addr, err
+			}
+		}
+		c.Drain() // some may be held by links that are being deleted
+	}
+	return addr, err
 }
 
 // sortedRanges puts IPv4 first.
@@ -94,13 +139,18 @@ func sortedRanges(ranges []netip.Prefix) []netip.Prefix {
 	return slices.SortedFunc(slices.Values(ranges), func(a, b netip.Prefix) int { return a.Addr().BitLen() - b.Addr().BitLen() })
 }
 
-func (c call) podLink(a attachment, ns int, host hostState) podLink {
-	mac, _ := net.ParseMAC(a.MAC)
-	l := podLink{ns: ns, ifName: c.req.IfName, veth: a.Veth, mac: mac, mtu: host.mtu, addrs: a.Addrs, gwMAC: host.bridge.HardwareAddr}
+// link is what connect makes for the attachment.
+func (a attachment) link(ns int, host hostState) (podLink, error) {
+	mac, err := net.ParseMAC(a.MAC)
+	if err != nil {
+		return podLink{}, fmt.Errorf("read record of %s: %w", a.Owner, err)
+	}
+	_, ifName, _ := strings.Cut(a.Owner, ":")
+	l := podLink{ns: ns, ifName: ifName, veth: a.Veth, mac: mac, mtu: host.mtu, addrs: a.Addrs, gwMAC: host.bridge.HardwareAddr, limit: a.Bandwidth}
 	for _, r := range sortedRanges(a.Ranges) {
 		l.gateways = append(l.gateways, gateway(r).Addr())
 	}
-	return l
+	return l, nil
 }
 
 // open lets packets through: the pod's sources, its host ports. If the table
@@ -164,6 +214,17 @@ func (c call) result(a attachment, host hostState) ([]byte, error) {
 		return nil, fmt.Errorf("encode result: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// setAdding keeps Sync from making a link that ADD is about to make.
+func (c call) setAdding(now bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now {
+		c.adding[c.owner] = true
+	} else {
+		delete(c.adding, c.owner)
+	}
 }
 
 func (c call) lives(owner string) bool {

@@ -50,6 +50,9 @@ func (c call) checkHost(a attachment) error {
 	if veth.Attrs().MasterIndex != br.Index {
 		return fmt.Errorf("link %s is not a port of bridge %s", a.Veth, br.Name)
 	}
+	if err := c.checkLimit(veth, a.Bandwidth); err != nil {
+		return err
+	}
 	for _, addr := range a.Addrs {
 		if owner := c.store.addressOwner(addr.String()); owner != a.Owner {
 			return fmt.Errorf("address %s belongs to %q", addr, owner)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/pausa-run/pausa/internal/nft"
 )
 
 // Type is the plugin's name in network configurations.
@@ -42,11 +44,14 @@ type Conf struct {
 
 	Bridge string `json:"bridge,omitempty"` // default pausa0
 	MTU    int    `json:"mtu,omitempty"`    // 0: that of the route to the outside
-	// Ranges are the pods' addresses, one range per family; the first address of each is the gateway.
+	// Ranges are the pods' addresses: a pod gets one of each family, of the first range of the family
+	// that has a free one. The first address of each range is the gateway.
 	Ranges []netip.Prefix `json:"ranges"`
 	// NonMasqueradeCIDRs are reached with the pod's own address, besides Ranges.
 	NonMasqueradeCIDRs []netip.Prefix `json:"nonMasqueradeCIDRs,omitempty"`
-	DataDir            string         `json:"dataDir,omitempty"` // the plugin's records; default /run/pausa/cni
+	// Apart names the bridges of other networks whose pods those of this one cannot reach.
+	Apart   []string `json:"apart,omitempty"`
+	DataDir string   `json:"dataDir,omitempty"` // the plugin's records; default /run/pausa/cni
 
 	RuntimeConfig *RuntimeConfig `json:"runtimeConfig,omitempty"`
 
@@ -57,6 +62,9 @@ type Conf struct {
 // RuntimeConfig holds what the runtime passes by capability.
 type RuntimeConfig struct {
 	PortMappings []PortMapping `json:"portMappings,omitempty"`
+	Bandwidth    *Bandwidth    `json:"bandwidth,omitempty"`
+	IPs          []string      `json:"ips,omitempty"` // at most one per family, with or without a prefix length
+	MAC          string        `json:"mac,omitempty"`
 }
 
 // ParseConf reads and checks a configuration and fills in the defaults.
@@ -90,13 +98,23 @@ func (c *Conf) check() error {
 	if !filepath.IsAbs(c.DataDir) {
 		return fmt.Errorf("dataDir %q: want an absolute path", c.DataDir)
 	}
+	for _, name := range c.Apart {
+		if !plainName(name, 15) || name == c.Bridge {
+			return fmt.Errorf("apart %q: want the name of another bridge", name)
+		}
+	}
+	if limit := c.bandwidth(); limit != nil {
+		if err := limit.check(); err != nil {
+			return err
+		}
+	}
 	return CheckRanges(c.Ranges)
 }
 
 // CheckRanges says what is wrong with the ranges of a network, nil if nothing.
 func CheckRanges(ranges []netip.Prefix) error {
 	if len(ranges) == 0 {
-		return fmt.Errorf("no ranges: want an IPv4 range, an IPv6 range or one of each")
+		return fmt.Errorf("no ranges: want an IPv4 range, an IPv6 range or some of each")
 	}
 	for i, r := range ranges {
 		if !r.IsValid() || r.Addr().Is4In6() || r.Addr().IsMulticast() || r.Addr().IsLoopback() {
@@ -105,8 +123,8 @@ func CheckRanges(ranges []netip.Prefix) error {
 		if r.Addr().BitLen()-r.Bits() < 2 {
 			return fmt.Errorf("range %s: too small, want at least four addresses", r)
 		}
-		if slices.ContainsFunc(ranges[:i], func(o netip.Prefix) bool { return o.Addr().Is4() == r.Addr().Is4() }) {
-			return fmt.Errorf("ranges %v: want at most one per family", ranges)
+		if j := slices.IndexFunc(ranges[:i], r.Overlaps); j >= 0 {
+			return fmt.Errorf("ranges %s and %s overlap", ranges[j], r)
 		}
 	}
 	return nil
@@ -117,6 +135,18 @@ func (c *Conf) ports() []PortMapping {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(c.RuntimeConfig.PortMappings), func(p PortMapping) bool { return p.HostPort == 0 })
+}
+
+func (c *Conf) bandwidth() *Bandwidth {
+	if c.RuntimeConfig == nil {
+		return nil
+	}
+	return c.RuntimeConfig.Bandwidth
+}
+
+// rangesOf are the ranges of a family, in the order of the configuration.
+func (c *Conf) rangesOf(f nft.Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(c.Ranges), func(r netip.Prefix) bool { return nft.FamilyOf(r.Addr()) != f })
 }
 
 // gateway is the range's first address with the range's length, as the bridge has it.

@@ -14,8 +14,8 @@ import (
 )
 
 // Damage says what somebody has changed on the host side of a network that was
-// made, "" if nothing: its bridge, the addresses of that, or kernel settings. It
-// is cheap enough to be asked every second. Changes of rules are told by the
+// made, "" if nothing: its bridge, the addresses and MTU of that, its pods' links
+// (WatchLinks), or kernel settings. It is cheap enough to be asked every second. Changes of rules are told by the
 // kernel (nft.Conn.Watch).
 func (p *Plugin) Damage(conf []byte) (string, error) {
 	cfg, err := ParseConf(conf)
@@ -30,6 +30,13 @@ func (p *Plugin) Damage(conf []byte) (string, error) {
 		return "bridge " + cfg.Bridge + " is gone", nil
 	case br.Flags&net.FlagUp == 0:
 		return "bridge " + cfg.Bridge + " is down", nil
+	}
+	c := call{Plugin: p, conf: cfg}
+	if mtu := c.wantedMTU(); br.MTU != mtu {
+		return fmt.Sprintf("bridge %s has mtu %d, the way out %d", br.Name, br.MTU, mtu), nil
+	}
+	if what := p.portDamage(br); what != "" {
+		return what, nil
 	}
 	wanted := gateways(cfg.Ranges)
 	has, err := p.host.AddrList(br, netlink.FAMILY_ALL)

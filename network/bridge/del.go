@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,6 +57,7 @@ func (c call) retire() (known bool, err error) {
 	if err := c.store.detach(c.owner); err != nil {
 		return true, err
 	}
+	c.unwatch(a.Veth)
 	return true, errors.Join(
 		c.removeElements(c.rules, a),
 		c.guard.remove(c.conf.Bridge, a),
@@ -191,7 +193,8 @@ func (p *Plugin) reap(s *store, bridge string, owners []string) error {
 		if err != nil {
 			a = attachment{Owner: owner}
 		}
-		if err := deleteLink(p.slow, vethName(bridge, owner)); err != nil {
+		veth := vethName(bridge, owner)
+		if err := errors.Join(deleteLink(p.slow, veth), deleteLink(p.slow, ifbName(veth))); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -326,7 +329,9 @@ func (c call) sweepLinks(known map[string]bool) error {
 	var errs []error
 	for _, l := range links {
 		name := l.Attrs().Name
-		if prefix := vethPrefix(c.conf.Bridge); len(name) == len(prefix)+9 && name[:len(prefix)] == prefix && !known[name] {
+		prefix := vethPrefix(c.conf.Bridge)
+		ours := len(name) == len(prefix)+9 && (strings.HasPrefix(name, prefix) || strings.HasPrefix(name, ifbName(prefix)))
+		if ours && !known["pv"+name[2:]] {
 			errs = append(errs, deleteLink(c.slow, name))
 		}
 	}

@@ -218,38 +218,6 @@ func setSysctl(name, value string) error {
 	return nil
 }
 
-// egressMTU is the MTU of the interface of the default route (IPv4 first), 1500 without one.
-func (p *Plugin) egressMTU() int {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := p.host.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-		if err != nil {
-			continue
-		}
-		best := -1
-		for i, r := range routes {
-			isDefault := r.Dst == nil || r.Dst.IP.IsUnspecified() && isZeroMask(r.Dst.Mask)
-			if isDefault && r.LinkIndex > 0 && (best < 0 || r.Priority < routes[best].Priority) {
-				best = i
-			}
-		}
-		if best < 0 {
-			continue
-		}
-		if routes[best].MTU > 0 {
-			return routes[best].MTU
-		}
-		if link, err := p.host.LinkByIndex(routes[best].LinkIndex); err == nil && link.Attrs().MTU >= 1280 {
-			return min(link.Attrs().MTU, 65535)
-		}
-	}
-	return 1500
-}
-
-func isZeroMask(m net.IPMask) bool {
-	ones, _ := m.Size()
-	return ones == 0
-}
-
 // hashMAC is a locally administered unicast address made from a name.
 func hashMAC(name string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(name))

@@ -25,6 +25,7 @@ type podLink struct {
 	addrs    []netip.Addr
 	gateways []netip.Addr // one per address
 	gwMAC    net.HardwareAddr
+	limit    *Bandwidth
 }
 
 // connect makes the link. What it made is undone by deleting the host's end.
@@ -51,6 +52,9 @@ func (p *Plugin) connect(l podLink, br *netlink.Bridge) error {
 	defer h.Close()
 	if err := l.configure(h); err != nil {
 		return fmt.Errorf("configure %s in the pod: %w", l.ifName, err)
+	}
+	if err := p.ensureLimit(veth, l.mtu, l.limit); err != nil {
+		return err
 	}
 	if err := p.host.LinkSetUp(veth); err != nil {
 		return fmt.Errorf("bring up link %s: %w", l.veth, err)

@@ -35,6 +35,12 @@ type Plugin struct {
 	mu      sync.Mutex
 	ensured map[string]hostState // networks whose host side has been made, by fingerprint of their configuration
 	living  map[string]bool      // owners attached by this process: GC leaves them alone
+	adding  map[string]bool      // owners whose ADD is under way: Sync leaves their links alone
+
+	ports ports
+
+	watching  sync.WaitGroup
+	stopWatch chan struct{} // nil: links are not watched
 
 	making sync.Mutex // held while a host side is made, besides its store's lock
 	reaper reaper
@@ -61,7 +67,8 @@ func New(log *slog.Logger) (*Plugin, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	p := &Plugin{log: log, ensured: map[string]hostState{}, living: map[string]bool{}}
+	p := &Plugin{log: log, ensured: map[string]hostState{}, living: map[string]bool{}, adding: map[string]bool{}}
+	p.ports = ports{pods: map[string]string{}, suspects: map[string]bool{}}
 	p.hostNS = -1
 	if err := p.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open built-in network: %w", err), p.Close())
@@ -89,6 +96,10 @@ func (p *Plugin) open() (err error) {
 // Close waits for deletions and closes the connections. Networks and pods stay.
 func (p *Plugin) Close() error {
 	p.Drain()
+	if p.stopWatch != nil {
+		close(p.stopWatch)
+		p.watching.Wait()
+	}
 	errs := []error{p.local.close()}
 	if p.nft != nil {
 		errs = append(errs, p.nft.Close())

@@ -62,8 +62,9 @@ func (r rules) sets() []nft.Set {
 
 // write adds the chains and their rules to the transaction.
 //
-// ranges are the pods' networks, direct what they reach with their own address.
-func (r rules) write(tx *nft.Tx, ranges, direct []netip.Prefix) {
+// ranges are the pods' networks, direct what they reach with their own address,
+// apart the bridges that they do not reach.
+func (r rules) write(tx *nft.Tx, ranges, direct []netip.Prefix, apart []string) {
 	for _, s := range r.sets() {
 		tx.AddSet(s)
 	}
@@ -73,10 +74,22 @@ func (r rules) write(tx *nft.Tx, ranges, direct []netip.Prefix) {
 	tx.SetRules(nft.Chain{Name: r.name("hostports-output"), Hook: nft.Output, Type: nft.TypeNAT, Priority: hostPortPriority}, enter)
 	tx.SetRules(nft.Chain{Name: r.name("masquerade"), Hook: nft.Postrouting, Type: nft.TypeNAT, Priority: nft.PrioritySNAT},
 		r.masqueradeRules(ranges, direct)...)
+	in, out := nft.Is(nft.IifName(), nft.Value(nil).IfName(r.bridge)), nft.Is(nft.OifName(), nft.Value(nil).IfName(r.bridge))
+	tx.SetRules(nft.Chain{Name: r.name("mss"), Hook: nft.Forward, Type: nft.TypeFilter, Priority: nft.PriorityMangle},
+		nft.NewRule(in, nft.ClampMSS()), nft.NewRule(out, nft.ClampMSS()))
+	var isolation []nft.Rule
+	for _, other := range apart {
+		// A caller of TCP hears of an ICMP error only when it tries again, a second later.
+		to := nft.Is(nft.OifName(), nft.Value(nil).IfName(other))
+		isolation = append(isolation,
+			nft.NewRule(in, to, nft.Is(nft.L4Proto(), nft.Value(nil).Proto(unix.IPPROTO_TCP)), nft.Counter(), nft.RejectTCP()),
+			nft.NewRule(in, to, nft.Counter(), nft.RejectProhibited()))
+	}
+	tx.SetRules(nft.Chain{Name: r.name("isolation"), Hook: nft.Forward, Type: nft.TypeFilter, Priority: nft.PriorityFilter}, isolation...)
 	// A pod that followed a redirect would send to another pod past the host, and lose: ports are isolated.
 	tx.SetRules(nft.Chain{Name: r.name("no-redirects"), Hook: nft.Output, Type: nft.TypeFilter, Priority: nft.PriorityFilter},
-		nft.NewRule(nft.NFProto(nft.IPv4), nft.Is(nft.OifName(), nft.Value(nil).IfName(r.bridge)), nft.ICMPRedirect(nft.IPv4), nft.Drop()),
-		nft.NewRule(nft.NFProto(nft.IPv6), nft.Is(nft.OifName(), nft.Value(nil).IfName(r.bridge)), nft.ICMPRedirect(nft.IPv6), nft.Drop()),
+		nft.NewRule(nft.NFProto(nft.IPv4), out, nft.ICMPRedirect(nft.IPv4), nft.Drop()),
+		nft.NewRule(nft.NFProto(nft.IPv6), out, nft.ICMPRedirect(nft.IPv6), nft.Drop()),
 	)
 }
 

@@ -23,7 +23,7 @@ var errFull = errors.New("no free address")
 // store is what a network's plugin remembers, in DATADIR/NETWORK:
 //
 //	addresses/ADDR        symbolic link to the owner: made by one system call, whole or not at all
-//	cursor/4, cursor/6    symbolic link to the address given last: the search goes on there
+//	cursor/RANGE          symbolic link to the address given last: the search goes on there
 //	ports/PROTO-PORT-ADDR symbolic link to OWNER/POD
 //	attached/OWNER        a finished or half-made attachment
 //	detached/OWNER        one whose link is being deleted; its addresses are free after that
@@ -42,9 +42,12 @@ type attachment struct {
 	Pod     string         `json:"pod"` // namespace/name, for people
 	Veth    string         `json:"veth"`
 	MAC     string         `json:"mac"`
+	NetNS   string         `json:"netns,omitempty"` // path of the pod's network namespace
 	Addrs   []netip.Addr   `json:"addrs"`
-	Ranges  []netip.Prefix `json:"ranges"`
+	Ranges  []netip.Prefix `json:"ranges"` // of each address
 	Ports   []hostPort     `json:"ports,omitempty"`
+
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 }
 
 const attachmentVersion = 1
@@ -125,7 +128,7 @@ func (s *store) allocate(r netip.Prefix, owner string) (netip.Addr, error) {
 		if !used[a.String()] && r.Contains(a) && !isBroadcast(r, a) {
 			err := os.Symlink(owner, s.path("addresses", a.String()))
 			if err == nil {
-				return a, s.setCursor(a)
+				return a, s.setCursor(r, a)
 			}
 			if !errors.Is(err, fs.ErrExist) {
 				return netip.Addr{}, fmt.Errorf("claim address %s: %w", a, err)
@@ -140,25 +143,22 @@ func (s *store) allocate(r netip.Prefix, owner string) (netip.Addr, error) {
 	}
 }
 
-func cursorName(is4 bool) string {
-	if is4 {
-		return "4"
-	}
-	return "6"
+func cursorName(r netip.Prefix) string {
+	return strings.ReplaceAll(r.Masked().String(), "/", "-")
 }
 
 func (s *store) cursor(r netip.Prefix) string {
-	last, _ := os.Readlink(s.path("cursor", cursorName(r.Addr().Is4())))
+	last, _ := os.Readlink(s.path("cursor", cursorName(r)))
 	return last
 }
 
 // setCursor remembers a. Two at once may overwrite each other: then the next search is a step longer.
-func (s *store) setCursor(a netip.Addr) error {
+func (s *store) setCursor(r netip.Prefix, a netip.Addr) error {
 	tmp := s.path("cursor", "."+a.String())
 	if err := os.Symlink(a.String(), tmp); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("remember address %s: %w", a, err)
 	}
-	if err := os.Rename(tmp, s.path("cursor", cursorName(a.Is4()))); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(tmp, s.path("cursor", cursorName(r))); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remember address %s: %w", a, err)
 	}
 	return nil

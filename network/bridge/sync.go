@@ -1,14 +1,11 @@
 package bridge
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"github.com/vishvananda/netlink"
 
 	"github.com/pausa-run/pausa/internal/nft"
 )
@@ -35,7 +32,7 @@ func (p *Plugin) Sync(conf []byte) error {
 // ensureHost makes the host side unless this process has done so already and
 // the bridge is still the same.
 func (c call) ensureHost(force bool) (hostState, error) {
-	key := fmt.Sprint(c.conf.DataDir, c.conf.Name, c.conf.Bridge, c.conf.MTU, c.conf.Ranges, c.conf.NonMasqueradeCIDRs)
+	key := fmt.Sprint(c.conf.DataDir, c.conf.Name, c.conf.Bridge, c.conf.MTU, c.conf.Ranges, c.conf.NonMasqueradeCIDRs, c.conf.Apart)
 	if !force {
 		c.mu.Lock()
 		state, ok := c.ensured[key]
@@ -47,7 +44,7 @@ func (c call) ensureHost(force bool) (hostState, error) {
 			}
 		}
 	}
-	state, err := c.makeHost()
+	state, err := c.makeHost(force)
 	if err != nil {
 		return state, err
 	}
@@ -57,7 +54,9 @@ func (c call) ensureHost(force bool) (hostState, error) {
 	return state, nil
 }
 
-func (c call) makeHost() (hostState, error) {
+// makeHost makes all of the host side; with heal, also the links of attachments
+// that have lost theirs.
+func (c call) makeHost(heal bool) (hostState, error) {
 	c.making.Lock()
 	defer c.making.Unlock()
 	unlock, err := c.store.lock()
@@ -77,10 +76,7 @@ func (c call) makeHost() (hostState, error) {
 			}
 		}
 	}
-	state := hostState{mtu: c.conf.MTU}
-	if state.mtu == 0 {
-		state.mtu = c.egressMTU()
-	}
+	state := hostState{mtu: c.wantedMTU()}
 	if state.bridge, err = c.ensureBridge(c.conf.Bridge, state.mtu, gateways(ranges)); err != nil {
 		return state, err
 	}
@@ -91,7 +87,7 @@ func (c call) makeHost() (hostState, error) {
 	if err := c.local.follow(c.network(), all, c.lives); err != nil { // all else works
 		c.log.Error("publish host ports on loopback", "network", c.conf.Name, "error", err)
 	}
-	return state, c.ensurePorts(state.bridge, all)
+	return state, c.ensurePorts(state, all, heal)
 }
 
 func gateways(ranges []netip.Prefix) []netip.Prefix {
@@ -106,7 +102,7 @@ func gateways(ranges []netip.Prefix) []netip.Prefix {
 func (c call) writeRules(ranges []netip.Prefix, all []attachment) error {
 	tx := newTx()
 	multicast := []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
-	c.rules.write(tx, ranges, slices.Concat(ranges, c.conf.NonMasqueradeCIDRs, multicast))
+	c.rules.write(tx, ranges, slices.Concat(ranges, c.conf.NonMasqueradeCIDRs, multicast), c.conf.Apart)
 	elems := map[string][]nft.Element{}
 	for _, a := range all {
 		for set, list := range c.rules.elements(a) {
@@ -123,36 +119,6 @@ func (c call) writeRules(ranges []netip.Prefix, all []attachment) error {
 	return c.guard.replace(c.conf.Bridge, all)
 }
 
-// ensurePorts puts living links back on the bridge: it may have been made anew, or been down.
-func (c call) ensurePorts(br *netlink.Bridge, all []attachment) error {
-	if len(all) == 0 {
-		return nil
-	}
-	links, err := c.host.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list links: %w", err)
-	}
-	byName := map[string]netlink.Link{}
-	for _, l := range links {
-		byName[l.Attrs().Name] = l
-	}
-	var errs []error
-	ends := []end{{c.host, br.Name}}
-	for _, a := range all {
-		l := byName[a.Veth]
-		if l == nil {
-			continue // the pod's namespace has gone
-		}
-		mac, err := net.ParseMAC(a.MAC)
-		errs = append(errs, err, c.enslave(l, br, mac, a.Addrs), c.host.LinkSetUp(l))
-		ends = append(ends, end{c.host, a.Veth})
-	}
-	if err := errors.Join(errs...); err != nil || len(ends) == 1 {
-		return err
-	}
-	return awaitUp(ends)
-}
-
 // status is STATUS: the surest answer is to make the host side. A full range is
 // an error too.
 func (c call) status() error {
@@ -163,18 +129,27 @@ func (c call) status() error {
 	if err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, "read addresses", err.Error())
 	}
-	for _, r := range c.conf.Ranges {
-		taken := 0
-		for name := range used {
-			if a, err := netip.ParseAddr(name); err == nil && r.Contains(a) {
-				taken++
-			}
-		}
-		if hostBits := r.Addr().BitLen() - r.Bits(); hostBits < 30 && taken >= usable(r) {
-			return types.NewError(types.ErrLimitedConnectivity, "give out addresses", fmt.Sprintf("%v in %s", errFull, r))
+	for _, f := range families() {
+		ranges := c.conf.rangesOf(f)
+		if len(ranges) > 0 && !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return roomIn(r, used) }) {
+			return types.NewError(types.ErrLimitedConnectivity, "give out addresses", fmt.Sprintf("%v in %v", errFull, ranges))
 		}
 	}
 	return nil
+}
+
+// roomIn tells whether a range has a free address.
+func roomIn(r netip.Prefix, used map[string]bool) bool {
+	if hostBits := r.Addr().BitLen() - r.Bits(); hostBits >= 30 {
+		return true
+	}
+	taken := 0
+	for name := range used {
+		if a, err := netip.ParseAddr(name); err == nil && r.Contains(a) {
+			taken++
+		}
+	}
+	return taken < usable(r)
 }
 
 // usable is how many pods fit into a range of fewer than 2^30 addresses.

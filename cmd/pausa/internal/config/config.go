@@ -30,9 +30,12 @@ type Config struct {
 	RegistryConfig string
 	Images         ImagePolicy
 
-	PodCIDRs      []netip.Prefix // at most one per family
+	PodCIDRs      []netip.Prefix
 	Bridge        string
-	MTU           int // 0: from the egress route
+	MTU           int         // 0: from the egress route
+	Networks      []Network   // besides the first one
+	Connected     [][2]string // pairs of networks, by name
+	Routes        []Route
 	CNIConfDir    string
 	CNIBinDirs    []string
 	ServiceCIDRs  []netip.Prefix
@@ -152,12 +155,34 @@ func loadFile(file string, all []setting, values map[string]Value) []error {
 	return parse(path, string(data), all, values)
 }
 
-// checkOverlap refuses pod and service ranges that share addresses.
+// checkOverlap refuses ranges that share addresses.
 func (c *Config) checkOverlap() error {
-	for _, p := range c.PodCIDRs {
-		for _, s := range c.ServiceCIDRs {
-			if p.Overlaps(s) {
-				return fmt.Errorf("network.pod_cidrs %s and network.service_cidrs %s overlap: choose separate ranges", p, s)
+	type owned struct {
+		by string
+		p  netip.Prefix
+	}
+	var all []owned
+	add := func(by string, ranges []netip.Prefix) {
+		for _, p := range ranges {
+			all = append(all, owned{by, p})
+		}
+	}
+	add("network.pod_cidrs", c.PodCIDRs)
+	add("network.service_cidrs", c.ServiceCIDRs)
+	for _, n := range c.Networks {
+		add("network.further "+n.Name, n.CIDRs)
+	}
+	for i, a := range all {
+		for _, b := range all[:i] {
+			if a.by != b.by && a.p.Overlaps(b.p) {
+				return fmt.Errorf("%s %s and %s %s overlap: choose separate ranges", b.by, b.p, a.by, a.p)
+			}
+		}
+	}
+	for _, r := range c.Routes { // a larger range that holds ours is fine: ours is nearer
+		for _, a := range all {
+			if a.p.Overlaps(r.CIDR) && a.p.Bits() <= r.CIDR.Bits() {
+				return fmt.Errorf("network.routes %s lies in %s %s, whose addresses are this host's own", r.CIDR, a.by, a.p)
 			}
 		}
 	}

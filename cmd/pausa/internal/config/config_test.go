@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,7 +93,15 @@ func TestErrors(t *testing.T) {
 		{"[network]\nmtu = 5\n", ":2: network.mtu = \"5\": must be 0 or a number from 1280"},
 		{"[network]\npod_cidrs = [1]\n", ":2: network.pod_cidrs: must be a list of texts"},
 		{"[network]\npod_cidrs = [\"10.0.0.1/16\"]\n", "has bits beyond its prefix: write 10.0.0.0/16"},
-		{"[network]\npod_cidrs = [\"10.0.0.0/16\", \"10.1.0.0/16\"]\n", "one range per family"},
+		{"[network]\npod_cidrs = [\"10.0.0.0/16\", \"10.0.128.0/17\"]\n", "overlap: choose separate ranges"},
+		{"[network]\nservice_cidrs = [\"10.0.0.0/16\", \"10.1.0.0/16\"]\n", "one range per family"},
+		{"[network]\nfurther = [\"blue\"]\n", "want a name and its ranges"},
+		{"[network]\nfurther = [\"blue 10.90.0.1/24\"]\n", "write 10.90.0.0/24"},
+		{"[network]\nfurther = [\"blue 10.90.0.0/24\", \"green 10.90.0.0/25\"]\n", "network.further blue 10.90.0.0/24 and network.further green 10.90.0.0/25 overlap"},
+		{"[network]\nconnected = [\"blue\"]\n", "want the names of two networks"},
+		{"[network]\nroutes = [\"10.89.0.0/16 by 192.0.2.2\"]\n", "RANGE via ADDRESS"},
+		{"[network]\nroutes = [\"10.89.0.0/16 via fd00::1\"]\n", "want addresses of one family"},
+		{"[network]\nroutes = [\"10.88.1.0/24 via 192.0.2.2\"]\n", "addresses are this host's own"},
 		{"[network]\npod_cidrs = []\n", "must hold one range at least"},
 		{"[network]\npod_cidrs = [\"x\"]\n", "is not a range of addresses"},
 		{"[network]\nservice_cidrs = [\"10.88.4.0/24\"]\n", "overlap: choose separate ranges"},
@@ -116,6 +125,23 @@ func TestErrors(t *testing.T) {
 		if err != nil && strings.HasPrefix(c.want, ":") && !strings.Contains(err.Error(), file+c.want) {
 			t.Errorf("%q: %v does not name the file", c.text, err)
 		}
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	c, _, _, err := load(t, `[network]
+pod_cidrs = ["10.88.0.0/24", "10.89.0.0/24", "fd88::/64"]
+further = ["blue 10.90.0.0/24 fd90::/64", "green 10.91.0.0/24"]
+connected = ["blue pausa"]
+routes = ["10.88.0.0/16 via 192.0.2.2", "fd99::/64"]
+`, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := fmt.Sprint(c.PodCIDRs, c.Networks, c.Connected, c.Routes)
+	if want := "[10.88.0.0/24 10.89.0.0/24 fd88::/64] [{blue [10.90.0.0/24 fd90::/64]} {green [10.91.0.0/24]}] [[blue pausa]]" +
+		" [{10.88.0.0/16 192.0.2.2} {fd99::/64 invalid IP}]"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
 	}
 }
 

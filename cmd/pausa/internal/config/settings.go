@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -95,69 +94,6 @@ func placeSettings() []setting {
 	}
 }
 
-func networkSettings() []setting {
-	return []setting{
-		{
-			"network.pod_cidrs", list, "10.88.0.0/16,fd88::/64", "Addresses of pods on the built-in network: one range per family.",
-			func(c *Config, v string) error { return setPrefixes(&c.PodCIDRs, v) },
-		},
-		{
-			"network.bridge", text, "pausa0", "Name of the built-in network's bridge.",
-			func(c *Config, v string) error {
-				if len(v) == 0 || len(v) > 15 || strings.ContainsAny(v, "/ \t\n:") || v == "." || v == ".." {
-					return errors.New("is not a link name: 1 to 15 characters, no slash, colon or space")
-				}
-				c.Bridge = v
-				return nil
-			},
-		},
-		{
-			"network.mtu", number, "0", "Bytes per packet on the built-in network; 0 takes that of the default route's link.",
-			func(c *Config, v string) (err error) {
-				c.MTU, err = strconv.Atoi(v)
-				if err != nil || c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535) {
-					return errors.New("must be 0 or a number from 1280 to 65535")
-				}
-				return nil
-			},
-		},
-		{
-			"network.cni_conf_dir", text, "/etc/cni/net.d", "With a configuration in this folder, that CNI network is used instead of the built-in one.",
-			func(c *Config, v string) error { return setPath(&c.CNIConfDir, v) },
-		},
-		{
-			"network.cni_bin_dirs", list, "/opt/cni/bin,/usr/lib/cni", "Where CNI plugins are looked for.",
-			func(c *Config, v string) error {
-				c.CNIBinDirs = splitList(v)
-				for _, dir := range c.CNIBinDirs {
-					if err := setPath(new(string), dir); err != nil {
-						return err
-					}
-				}
-				return nil
-			},
-		},
-		{
-			"network.service_cidrs", list, "10.96.0.0/16,fd96::/112", "Virtual addresses of Services: one range per family.",
-			func(c *Config, v string) error { return setPrefixes(&c.ServiceCIDRs, v) },
-		},
-		{
-			"network.load_balancer_cidrs", list, "", "Addresses of Services of type LoadBalancer, which the network must route to this host: one range per family; none takes the host's own addresses.",
-			func(c *Config, v string) error {
-				if len(splitList(v)) == 0 {
-					c.BalancerCIDRs = nil
-					return nil
-				}
-				return setPrefixes(&c.BalancerCIDRs, v)
-			},
-		},
-		{
-			"network.node_port_range", text, "30000-32767", "Ports that Services of type NodePort get.",
-			func(c *Config, v string) error { return setPortRange(&c.NodePortMin, &c.NodePortMax, v) },
-		},
-	}
-}
-
 func dnsSettings() []setting {
 	return []setting{
 		{
@@ -230,31 +166,6 @@ func setOneOf(to *string, v string, allowed ...string) error {
 		return fmt.Errorf("must be one of %s", strings.Join(allowed, ", "))
 	}
 	*to = v
-	return nil
-}
-
-// setPrefixes takes one or two ranges, of different families.
-func setPrefixes(to *[]netip.Prefix, v string) error {
-	var out []netip.Prefix
-	for _, item := range splitList(v) {
-		p, err := netip.ParsePrefix(item)
-		if err != nil {
-			return fmt.Errorf("%q is not a range of addresses such as 10.88.0.0/16", item)
-		}
-		if p.Masked() != p {
-			return fmt.Errorf("%s has bits beyond its prefix: write %s", item, p.Masked())
-		}
-		for _, other := range out {
-			if other.Addr().Is4() == p.Addr().Is4() {
-				return fmt.Errorf("%s and %s are of one family: give one range per family", other, p)
-			}
-		}
-		out = append(out, p)
-	}
-	if len(out) == 0 {
-		return errors.New("must hold one range at least")
-	}
-	*to = out
 	return nil
 }
 

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
+	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/network/service"
+)
+
+// networkOptions are the settings of the pods' networks.
+func networkOptions(c *config.Config, log *slog.Logger) network.Options {
+	o := network.Options{
+		RunDir: filepath.Join(c.Run, "network"), ConfDir: c.CNIConfDir, BinDirs: c.CNIBinDirs,
+		PodCIDRs: c.PodCIDRs, Bridge: c.Bridge, MTU: c.MTU, Connected: c.Connected, Log: log,
+	}
+	for _, n := range c.Networks {
+		o.Networks = append(o.Networks, network.Named{Name: n.Name, Ranges: n.CIDRs})
+	}
+	for _, r := range c.Routes {
+		o.Routes = append(o.Routes, network.Route{Dst: r.CIDR, Via: r.Via})
+	}
+	return o
+}
+
+// allPodCIDRs are the ranges of all built-in networks.
+func allPodCIDRs(c *config.Config) []netip.Prefix {
+	all := slices.Clone(c.PodCIDRs)
+	for _, n := range c.Networks {
+		all = append(all, n.CIDRs...)
+	}
+	return all
+}
+
+// The network is looked at for damage so often, and written again without a
+// cause so often.
+const (
+	lookEvery = time.Second
+	healEvery = 30 * time.Second
+)
+
+// healer writes the bridges, links, kernel settings, routes and the rules of pods
+// again when somebody has changed them, and now and then.
+type healer struct {
+	net      *network.Manager
+	services *service.Table
+	log      *slog.Logger
+
+	last   time.Time // when all was written
+	failed string    // damage that could not be cured then
+}
+
+// run heals until ctx ends.
+func (h *healer) run(ctx context.Context) {
+	changed := h.services.Watch(ctx)
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	h.last = time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-changed:
+			if !open {
+				changed = nil
+				continue
+			}
+			h.heal(ctx, "rules")
+		case <-look.C:
+			h.look(ctx)
+		}
+	}
+}
+
+// look heals what is damaged, but what could not be healed only now and then.
+func (h *healer) look(ctx context.Context) {
+	damage, err := h.net.Damage(ctx)
+	if err != nil { // as with a wrong file in the CNI folder, which is in the log
+		h.log.Debug("look for damage of the network", "error", err)
+	}
+	if damage == h.failed && time.Since(h.last) < healEvery {
+		if err := h.services.EnsureRoutes(); err != nil {
+			h.log.Error("heal routes", "error", err)
+		}
+		return
+	}
+	h.heal(ctx, damage)
+}
+
+func (h *healer) heal(ctx context.Context, damage string) {
+	if damage != "" {
+		h.log.Warn("the network was changed by somebody else; making it again", "damage", damage)
+	}
+	h.last, h.failed = time.Now(), ""
+	if err := errors.Join(h.net.Sync(ctx), h.services.EnsureRoutes()); err != nil {
+		h.log.Error("heal network", "error", err)
+		h.failed = damage
+	}
+}
