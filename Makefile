@@ -72,6 +72,15 @@ bin/tools/cni: integration/nettools/go.mod integration/nettools/go.sum
 bin/tools/flanneld: integration/flannel/go.mod integration/flannel/go.sum
 	cd integration/flannel && CGO_ENABLED=1 $(GO) build -ldflags '-s -w' -o ../../$@ github.com/flannel-io/flannel
 
+KUBE_VERSION := k8s.io/component-base/version
+
+bin/tools/kubelet: integration/kubelet/go.mod integration/kubelet/go.sum
+	cd integration/kubelet && CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -ldflags '-s -w -X $(KUBE_VERSION).gitVersion=v1.37.2 -X $(KUBE_VERSION).gitMajor=1 -X $(KUBE_VERSION).gitMinor=37' -o ../../$@ k8s.io/kubernetes/cmd/kubelet
+
+.PHONY: kubelet
+kubelet: deps build bin/tools/kubelet ## all tests with a real kubelet; RUN=regexp for some of them
+	$(GO) test -tags 'integration kubelet' -count=1 -timeout 20m -v -run 'Kubelet.*$(RUN)' ./integration
+
 .PHONY: vm
 vm: deps build ## integration tests in a VM with cgroup v2; RUN=regexp for some of them
 	@RUN='$(RUN)' hack/vm-test.sh

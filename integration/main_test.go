@@ -165,7 +165,8 @@ func infrastructure(line string) bool {
 	case "nft":
 		return !strings.HasPrefix(what, "element") // tables, chains and empty sets
 	case "cgroup":
-		return strings.HasSuffix(what, "/kubepods") // a kubelet makes and removes it
+		name := filepath.Base(what) // a kubelet makes these
+		return name == "kubepods" || name == "besteffort" || name == "burstable"
 	case "mount", "file":
 		return furniture(strings.TrimPrefix(what, host.RunDir+"/"))
 	default:

@@ -18,7 +18,7 @@ import (
 )
 
 // CreateContainer makes a container in a ready pod. A duplicate (same pod, name
-// and attempt) gets the first one's result. The command itself is looked for at
+// and attempt) gets the first one's result until that is started. The command itself is looked for at
 // StartContainer.
 func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg ContainerConfig) (id string, err error) {
 	if err := cfg.check(); err != nil {
@@ -78,6 +78,12 @@ func containerKey(podID string, cfg *ContainerConfig) string {
 func (m *Manager) joinContainer(ctx context.Context, c *container) (string, error) {
 	if err := join(ctx, c.made, &c.makeErr, "container's earlier creation"); err != nil {
 		return "", err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if status := c.rec.status(); status != runtime.Created { // who asks again after a lost answer has not started it
+		return "", fmt.Errorf("container %s (attempt %d) %w as %s and is %s; remove that one or raise the attempt",
+			c.rec.Config.Name, c.rec.Config.Attempt, ErrExists, c.rec.ID, status)
 	}
 	return c.rec.ID, nil
 }

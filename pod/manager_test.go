@@ -222,6 +222,26 @@ func TestUndoFails(t *testing.T) {
 	}
 }
 
+// Asking again for a container gets the one that is there, until it has been started.
+func TestCreateTwice(t *testing.T) {
+	w := newWorld(t)
+	p := w.mustRun("web")
+	cfg := ContainerConfig{Name: "main", Image: "busybox"}
+	var ids [2]string
+	for i := range ids {
+		var err error
+		if ids[i], err = w.m.CreateContainer(t.Context(), p, cfg); err != nil || ids[i] != ids[0] {
+			t.Fatalf("create %d: %s, %v; want %s", i, ids[i], err, ids[0])
+		}
+	}
+	if err := w.m.StartContainer(t.Context(), ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := w.m.CreateContainer(t.Context(), p, cfg); !errors.Is(err, ErrExists) || !strings.Contains(err.Error(), ids[0]) {
+		t.Errorf("create after the start: %q, %v; want ErrExists and the id", id, err)
+	}
+}
+
 func TestRunJoins(t *testing.T) {
 	w := newWorld(t)
 	release := w.net.block("Attach")

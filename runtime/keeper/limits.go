@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/opencontainers/cgroups"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ type limits struct {
 	bounding  uint64 // capabilities
 	mayRaise  bool   // CAP_SYS_RESOURCE: rlimits up, OOM score down
 	oomScore  int
+	hugepages bool // the host has their cgroup controller
 	log       *slog.Logger
 	say       map[string]*sync.Once // each kind of cut is told once
 	rlimitOf  func(resource int) (unix.Rlimit, error)
@@ -39,7 +41,7 @@ type limits struct {
 func readLimits(log *slog.Logger) limits {
 	l := limits{
 		log:       log,
-		say:       map[string]*sync.Once{"capabilities": {}, "rlimits": {}, "oom score": {}},
+		say:       map[string]*sync.Once{"capabilities": {}, "rlimits": {}, "oom score": {}, "hugepage limits": {}},
 		writeFile: os.WriteFile,
 		rlimitOf: func(resource int) (r unix.Rlimit, err error) {
 			err = unix.Getrlimit(resource, &r)
@@ -51,7 +53,32 @@ func readLimits(log *slog.Logger) limits {
 	l.mayRaise = statusMask(status, "CapEff:")&(1<<capSysResource) != 0
 	score, _ := os.ReadFile("/proc/self/oom_score_adj")
 	l.oomScore, _ = strconv.Atoi(strings.TrimSpace(string(score)))
+	l.hugepages = hasController("hugetlb")
 	return l
+}
+
+// hasController looks in the mounted hierarchies.
+func hasController(name string) bool {
+	if !cgroups.IsCgroup2UnifiedMode() {
+		_, err := cgroups.FindCgroupMountpoint("", name)
+		return err == nil
+	}
+	all, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	return slices.Contains(strings.Fields(string(all)), name)
+}
+
+// clampGroup cuts a container's limits down to those that the host can keep. A
+// kubelet sends a limit for every size of hugepages, also where nothing counts them.
+func (l limits) clampGroup(r *specs.LinuxResources) {
+	if r == nil || l.hugepages {
+		return
+	}
+	for _, h := range r.HugepageLimits {
+		if h.Limit > 0 {
+			l.told("hugepage limits", "first", h.Pagesize, "reason", "the host has no cgroup controller hugetlb")
+		}
+	}
+	r.HugepageLimits = nil
 }
 
 func statusMask(status []byte, field string) uint64 {

@@ -168,6 +168,7 @@ func checkFiltered(pid int) error {
 // adapt cuts a spec down to what this host and this keeper can do.
 func (k *Keeper) adapt(spec *specs.Spec) {
 	k.limits.clamp(spec.Process)
+	k.limits.clampGroup(spec.Linux.Resources)
 	if slices.Contains(spec.Linux.MaskedPaths, "/proc/interrupts") {
 		// These tell the same, for each processor; only the host knows how many there are.
 		spec.Linux.MaskedPaths = append(spec.Linux.MaskedPaths, k.throttle...)

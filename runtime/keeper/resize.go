@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
+	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -33,13 +34,17 @@ func (k *Keeper) update(u runtime.UpdateRequest) error {
 	if lc == nil {
 		return fmt.Errorf("update container %q: it has ended: %w", u.ID, runtime.ErrState)
 	}
+	k.limits.clampGroup(u.Resources)
 	config := lc.Config()
 	group, resources := *config.Cgroups, *config.Cgroups.Resources
 	group.Resources, config.Cgroups = &resources, &group
 	merge(&resources, u.Resources)
-	resources.SkipDevices = true             // they stay as they are
 	resources.MemoryCheckBeforeUpdate = true // on v2 a limit below what is used would kill
-	if err := lc.Set(config); err != nil {
+	err = lc.Set(config)
+	if errors.Is(err, libcontainer.ErrNotRunning) {
+		err = runtime.ErrState
+	}
+	if err != nil {
 		return fmt.Errorf("update container %q: %w", u.ID, err)
 	}
 	if u.OOMScoreAdj == nil {
@@ -71,6 +76,7 @@ func (l limits) adjust(pids []int, score int) error {
 func (k *Keeper) limitGroup(r runtime.GroupRequest) error {
 	resources := &cgroups.Resources{SkipDevices: true, MemoryCheckBeforeUpdate: true}
 	if r.Resources != nil {
+		k.limits.clampGroup(r.Resources)
 		merge(resources, r.Resources)
 	}
 	m, err := manager.New(&cgroups.Cgroup{Path: r.Group, Resources: resources})

@@ -33,6 +33,9 @@ func TestUpdateInAnyOrder(t *testing.T) {
 		}
 		h.inForce(id, r)
 	}
+	if out, _, code := h.exec(id, "", "echo", "still here"); code != 0 || out != "still here\n" {
+		t.Errorf("exec after the updates: %q, exit code %d", out, code)
+	}
 }
 
 // A limit that the kernel refuses changes nothing, and kills nobody.
