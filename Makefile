@@ -21,7 +21,7 @@ GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
 .PHONY: help
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: deps
 deps: ## install the Debian packages that build and tests need
@@ -82,8 +82,12 @@ kubelet: deps build bin/tools/kubelet ## all tests with a real kubelet; RUN=rege
 	$(GO) test -tags 'integration kubelet' -count=1 -timeout 20m -v -run 'Kubelet.*$(RUN)' ./integration
 
 .PHONY: vm
-vm: deps build ## integration tests in a VM with cgroup v2; RUN=regexp for some of them
-	@RUN='$(RUN)' hack/vm-test.sh
+vm: deps build ## integration tests in a VM with cgroup v2 and AppArmor; RUN=regexp for some of them
+	@RUN='$(RUN)' hack/vm-test.sh tests
+
+.PHONY: vm-critest
+vm-critest: deps build ## the whole Kubernetes CRI suite in that VM, some minutes; RUN=regexp for some of it
+	@RUN='$(RUN)' hack/vm-test.sh critest
 
 .PHONY: install
 install: build ## install the binaries and the unit under PREFIX (/usr/local)

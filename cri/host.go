@@ -1,7 +1,6 @@
 package cri
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,21 +15,17 @@ import (
 	"github.com/pausa-run/pausa/pod"
 )
 
-// defaultAppArmor is the profile that runtime/default stands for.
-const defaultAppArmor = "pausa-default"
-
 // maxProfile bounds a seccomp profile; real ones have 10 to 20 kB.
 const maxProfile = 1 << 20
 
 // hostFacts is what a container's request is checked against on this host.
 type hostFacts struct {
-	appArmorProfiles string // file that lists the loaded profiles; it is missing where AppArmor is not on
-	selinux          bool
+	selinux bool
 }
 
 func readHostFacts() hostFacts {
 	_, err := os.Stat("/sys/fs/selinux/enforce")
-	return hostFacts{appArmorProfiles: "/sys/kernel/security/apparmor/profiles", selinux: err == nil}
+	return hostFacts{selinux: err == nil}
 }
 
 // settle does what needs the host: it follows the symlinks of mount sources and
@@ -84,49 +79,10 @@ func (h hostFacts) settleNow(cfg *pod.ContainerConfig, logDir string, relabel in
 	if !h.selinux {
 		cfg.Security.SELinuxLabel = "" // nothing enforces it here, and the kernel would refuse it
 	}
-	if err := h.settleAppArmor(cfg); err != nil {
-		return err
-	}
 	if err := settleSeccomp(cfg); err != nil {
 		return err
 	}
 	return checkLogPath(logDir, cfg.LogPath)
-}
-
-// settleAppArmor turns the request into a loaded profile's name, or "" for none.
-func (h hostFacts) settleAppArmor(cfg *pod.ContainerConfig) error {
-	const field = "config.linux.security_context.apparmor"
-	want := cfg.Security.AppArmor
-	if want == "" {
-		return nil
-	}
-	f, err := os.Open(h.appArmorProfiles)
-	switch {
-	case want == unconfined && err != nil, want == runtimeDefault && errors.Is(err, os.ErrNotExist):
-		cfg.Security.AppArmor = "" // the default of a host without AppArmor is none
-		return nil
-	case errors.Is(err, os.ErrNotExist):
-		return invalid(field, "%s: AppArmor is not enabled on this host", want)
-	case err != nil:
-		return fmt.Errorf("list AppArmor profiles: %w", err)
-	}
-	defer func() { _ = f.Close() }()
-	name := strings.TrimPrefix(want, localhost)
-	switch want {
-	case unconfined:
-		cfg.Security.AppArmor = unconfined
-		return nil
-	case runtimeDefault:
-		name = defaultAppArmor
-	}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		if loaded, _, _ := strings.Cut(lines.Text(), " ("); loaded == name {
-			cfg.Security.AppArmor = name
-			return nil
-		}
-	}
-	return invalid(field, "profile %s is not loaded: load it with apparmor_parser", name)
 }
 
 // settleSeccomp reads a profile of the host's into the request.

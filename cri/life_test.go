@@ -378,8 +378,8 @@ func TestSettle(t *testing.T) {
 	if err := os.Symlink(profile, link); err != nil {
 		t.Fatal(err)
 	}
-	loaded := hostFacts{appArmorProfiles: write("profiles", "mine (enforce)\npausa-default (enforce)\n"), selinux: true}
-	none := hostFacts{appArmorProfiles: filepath.Join(dir, "missing")}
+	loaded := hostFacts{selinux: true}
+	none := hostFacts{}
 	sec := func(s runtime.Security) pod.ContainerConfig { return pod.ContainerConfig{Security: s} }
 	for name, c := range map[string]struct {
 		host    hostFacts
@@ -397,11 +397,6 @@ func TestSettle(t *testing.T) {
 		"profile is a folder": {none, sec(runtime.Security{Seccomp: "localhost/" + dir}), "", -1, "regular", nil},
 		"profile is no JSON":  {none, sec(runtime.Security{Seccomp: "localhost/" + write("bad", "{")}), "", -1, "JSON", nil},
 		"profile is huge":     {none, sec(runtime.Security{Seccomp: "localhost/" + write("huge", strings.Repeat("1", maxProfile+1))}), "", -1, "more than", nil},
-		"apparmor default":    {loaded, sec(runtime.Security{AppArmor: "runtime/default"}), "", -1, "", func(c pod.ContainerConfig) bool { return c.Security.AppArmor == "pausa-default" }},
-		"apparmor own":        {loaded, sec(runtime.Security{AppArmor: "localhost/mine"}), "", -1, "", func(c pod.ContainerConfig) bool { return c.Security.AppArmor == "mine" }},
-		"apparmor unloaded":   {loaded, sec(runtime.Security{AppArmor: "localhost/other"}), "", -1, "not loaded", nil},
-		"apparmor off":        {none, sec(runtime.Security{AppArmor: "localhost/mine"}), "", -1, "not enabled", nil},
-		"default without":     {none, sec(runtime.Security{AppArmor: "runtime/default"}), "", -1, "", func(c pod.ContainerConfig) bool { return c.Security.AppArmor == "" }},
 		"selinux off":         {none, sec(runtime.Security{SELinuxLabel: "a:b:c"}), "", 0, "", func(c pod.ContainerConfig) bool { return c.Security.SELinuxLabel == "" }},
 		"selinux on":          {loaded, sec(runtime.Security{SELinuxLabel: "a:b:c"}), "", -1, "", func(c pod.ContainerConfig) bool { return c.Security.SELinuxLabel == "a:b:c" }},
 		"relabel":             {loaded, pod.ContainerConfig{}, "", 2, "mounts[2].selinux_relabel", nil},

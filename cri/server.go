@@ -54,6 +54,7 @@ type Info struct {
 	KeeperPid        int
 	KeeperVersion    string
 	Cgroup           string // "v1", "v2" or "hybrid"
+	AppArmor         string // "on", "off", or what is missing
 	StartedAt        time.Time
 	Warnings         []string // limits of this host that the daemon lives with
 }

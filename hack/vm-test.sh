@@ -1,19 +1,64 @@
 #!/bin/bash
-# vm-test.sh: integration tests in a VM with cgroup v2, an older kernel and all
-# capabilities. RUN is the regular expression of the tests.
+# vm-test.sh [tests|critest|systemd]: what needs another kernel, cgroup v2, AppArmor or
+# systemd, in a VM. RUN is a regular expression of the tests or specs to run.
+#
+#   tests    integration tests, and the AppArmor specs of the Kubernetes CRI suite
+#   critest  the whole suite; its output is in bin/critest-vm.log
+#   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
+#            v2 and then with v1 and v2 side by side
 set -eu
 cd "$(dirname "$0")/.."
 
-RUN=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
+what=${1:-tests}
 job=$(mktemp -d)
 trap 'rm -rf "$job"' EXIT
 mkdir -p "$job/bin/tools" "$job/integration"
 cp bin/pausa bin/pausa-keeper "$job/bin/"
-make -s bin/tools/cnitool
-cp bin/tools/cnitool "$job/bin/tools/"
-cp -r examples "$job/"
-CGO_ENABLED=0 go test -c -tags integration -o "$job/integration/integration.test" ./integration
-printf '%s\n' "$RUN" >"$job/run-regexp"
-# shellcheck disable=SC2016 # the VM's shell expands it
-integration/vm/run-vm.sh -t "${VM_LIMIT:-900}" -j "$job" -- \
-  'cd /job/integration && TMPDIR=/root PAUSA_TEST_BIN=/job/bin ./integration.test -test.v -test.timeout 14m -test.run "$(cat /job/run-regexp)"'
+
+add_tests() {
+  make -s bin/tools/cnitool
+  cp bin/tools/cnitool "$job/bin/tools/"
+  cp -r examples "$job/"
+  CGO_ENABLED=0 go test -c -tags integration -o "$job/integration/integration.test" ./integration
+  # The VM's shell has the programs by these names.
+  printf '#!/bin/bash\ncd /job/integration && TMPDIR=/root PAUSA_TEST_BIN=/job/bin exec ./integration.test -test.v -test.timeout 30m -test.run "$1"\n' >"$job/tests"
+  chmod 0755 "$job/tests"
+}
+
+add_critest() {
+  make -s bin/tools/critest
+  cp bin/tools/critest "$job/bin/tools/"
+  CGO_ENABLED=0 go build -o "$job/critrun" ./integration/critrun
+  "$job/critrun" -build-images "$job/images"
+  mkdir "$job/sudo" # which the suite calls
+  printf '#!/bin/bash\nexec "$@"\n' >"$job/sudo/sudo"
+  printf '#!/bin/bash\ncd /root && TMPDIR=/root PATH=$PATH:/job/sudo exec /job/critrun -bin /job/bin -images /job/images -log /root/critest.log -focus "$1"\n' >"$job/critest"
+  chmod 0755 "$job/sudo/sudo" "$job/critest"
+}
+
+# vm LIMIT OPTIONS... -- COMMAND
+vm() {
+  local limit=$1
+  shift
+  integration/vm/run-vm.sh -t "${VM_LIMIT:-$limit}" -j "$job" "$@"
+}
+
+case $what in
+  tests)
+    add_tests
+    add_critest
+    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
+    vm 900 -- "/job/tests '$run' && { [ '${RUN:-}' ] || /job/critest AppArmor; }"
+    ;;
+  critest)
+    add_critest
+    status=0
+    vm 3000 -m 3072 -- "/job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
+    sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
+    exit $status
+    ;;
+  *)
+    echo "vm-test: $what is none of tests, critest, systemd" >&2
+    exit 2
+    ;;
+esac

@@ -70,6 +70,8 @@ type Options struct {
 	Relaunch func(context.Context) (Runtime, error)
 	Network  Network
 	Images   Images
+	// AppArmor turns what a container asks for into the name of a loaded profile, "" for none; nil: there are none.
+	AppArmor func(want string) (profile string, err error)
 	Log      *slog.Logger
 }
 

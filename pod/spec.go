@@ -49,6 +49,10 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if err != nil {
 		return none, err
 	}
+	security := cfg.Security
+	if security.AppArmor, err = m.appArmor(cfg); err != nil {
+		return none, err
+	}
 	spec, err := runtime.Spec(runtime.ContainerConfig{
 		ID: c.rec.ID, PodID: c.rec.PodID,
 		Pod:    runtime.PodState{ID: c.rec.PodID, Pid: c.pod.pid, Spec: podCfg.spec(c.rec.PodID)},
@@ -56,7 +60,7 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 		Args: args, Env: environment(cfg, podCfg, &img.Config.Config), Cwd: workingDir(cfg, &img.Config.Config), Terminal: cfg.Terminal,
 		UID: user.UID, GID: user.GID, AdditionalGIDs: user.AdditionalGIDs,
 		Mounts: mounts, Devices: devices,
-		CgroupPath: c.rec.CgroupPath, Resources: cfg.Resources, Security: cfg.Security,
+		CgroupPath: c.rec.CgroupPath, Resources: cfg.Resources, Security: security,
 		HostPID: cfg.HostPID || podCfg.HostPID, OwnPID: cfg.OwnPID, TargetPID: target,
 		HostNetwork: podCfg.HostNetwork, HostIPC: podCfg.HostIPC,
 		Annotations: cfg.Annotations, Rlimits: cfg.Rlimits,
@@ -211,6 +215,18 @@ func devicesOf(cfg *ContainerConfig, podCfg *Config) ([]runtime.Device, error) {
 		return slices.ContainsFunc(cfg.Devices, func(d runtime.Device) bool { return filepath.Clean(d.ContainerPath) == h.ContainerPath })
 	})
 	return append(host, cfg.Devices...), nil
+}
+
+// appArmor is the profile that confines the container, "" for none.
+func (m *Manager) appArmor(cfg *ContainerConfig) (string, error) {
+	if m.opts.AppArmor == nil || cfg.Security.Privileged {
+		return "", nil
+	}
+	profile, err := m.opts.AppArmor(cfg.Security.AppArmor)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return profile, nil
 }
 
 // targetPID is the init of the container whose PID namespace c joins, 0 for none.

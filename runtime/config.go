@@ -90,7 +90,7 @@ type Security struct {
 	// Seccomp: "" or "unconfined" none, "runtime/default" the built-in profile, "localhost/ABSOLUTE PATH" with SeccompProfile holding the file's content.
 	Seccomp        string
 	SeccompProfile []byte
-	AppArmor       string // profile name, "" none
+	AppArmor       string // profile name, "" none; package pod takes runtime/default, unconfined and localhost/NAME, too
 	SELinuxLabel   string
 	MaskedPaths    []string // nil: the default list; empty not nil: none
 	ReadonlyPaths  []string // likewise

@@ -15,6 +15,7 @@ import (
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/cri"
 	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/internal/apparmor"
 	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
@@ -85,8 +86,9 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		down.add(names.Close)
 	}
 	depositDNS(ctx, keeper, names, log)
+	confinement := apparmor.Open(ctx)
 	pods, err := pod.New(pod.Options{
-		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, Log: log,
+		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, AppArmor: confinement.Resolve, Log: log,
 		Relaunch: func(ctx context.Context) (pod.Runtime, error) {
 			keeper, err := runtime.Launch(ctx, launch)
 			if err != nil {
@@ -124,7 +126,10 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.mode, started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
+	host := hostFacts{config: c, cgroup: groups.mode, appArmor: confinement.State(), started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
+	if err := confinement.Problem(); err != nil {
+		host.warnings = append(host.warnings, fmt.Sprintf("containers run without the default AppArmor profile: %v", err))
+	}
 	blockers, err := net.Blockers()
 	if err != nil {
 		log.Error("look at the rules of others", "error", err)

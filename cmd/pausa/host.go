@@ -90,6 +90,7 @@ func (g *cgroups) close() error {
 type hostFacts struct {
 	config   *config.Config
 	cgroup   string
+	appArmor string
 	started  time.Time
 	keeper   *runtime.Client
 	warnings []string
@@ -99,7 +100,7 @@ type hostFacts struct {
 
 func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
 	info := cri.Info{
-		StateDir: h.config.State, RunDir: h.config.Run, Cgroup: h.cgroup, StartedAt: h.started, Warnings: h.warnings,
+		StateDir: h.config.State, RunDir: h.config.Run, Cgroup: h.cgroup, AppArmor: h.appArmor, StartedAt: h.started, Warnings: h.warnings,
 	}
 	blockers, err := h.blockers()
 	if err != nil {

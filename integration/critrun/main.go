@@ -28,14 +28,20 @@ func main() {
 	focus := flag.String("focus", "", "regular `expression` of the specs to run; empty runs all")
 	bin := flag.String("bin", "bin", "`folder` of the built programs")
 	log := flag.String("log", "bin/critest.log", "`file` that gets the suite's whole output")
-	serve := flag.String("registry", "", "serve the images from the packages in `folder` (what the host's registry runs)")
+	images := flag.String("images", "", "`folder` of the suite's images, as -build-images made it; empty makes them now")
+	build := flag.String("build-images", "", "make the suite's images in `folder`, and no more")
+	packages := flag.String("packages", "bin/critest-packages", "`folder` that keeps the Debian packages the images are made of")
+	serve := flag.String("registry", "", "serve the images of `folder` (what the host's registry runs)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
-	if *serve != "" {
+	switch {
+	case *serve != "":
 		err = serveRegistry(*serve)
-	} else {
-		err = run(ctx, *bin, *log, *focus)
+	case *build != "":
+		err = buildImages(ctx, *packages, *build)
+	default:
+		err = run(ctx, options{bin: *bin, log: *log, focus: *focus, images: *images, packages: *packages})
 	}
 	stop()
 	if err != nil {
@@ -44,28 +50,34 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, bin, log, focus string) (err error) {
-	if bin, err = filepath.Abs(bin); err != nil {
-		return fmt.Errorf("find %s: %w", bin, err)
+type options struct{ bin, log, focus, images, packages string }
+
+func run(ctx context.Context, o options) (err error) {
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", o.bin, err)
 	}
 	suite := filepath.Join(bin, "tools", "critest")
 	if _, err := os.Stat(suite); err != nil {
 		return fmt.Errorf("find the suite: %w: run 'make bin/tools/critest'", err)
-	}
-	packages := filepath.Join(bin, "critest-packages")
-	if err := download(ctx, packages); err != nil {
-		return err
 	}
 	h, err := host.Start("critest", bin)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, h.Close()) }()
-	if err := prepare(ctx, h, packages); err != nil {
+	images := o.images
+	if images == "" {
+		images = filepath.Join(h.Dir, "images")
+		if err := buildImages(ctx, o.packages, images); err != nil {
+			return err
+		}
+	}
+	if err := prepare(ctx, h, images); err != nil {
 		return err
 	}
 	report := filepath.Join(h.Dir, "report.json")
-	suiteErr := runSuite(ctx, h, suite, report, log, focus)
+	suiteErr := runSuite(ctx, h, suite, report, o.log, o.focus)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -73,13 +85,13 @@ func run(ctx context.Context, bin, log, focus string) (err error) {
 		return errors.Join(err, suiteErr, fmt.Errorf("the end of the daemon's log:\n%s", h.LogTail()))
 	}
 	if suiteErr != nil {
-		return fmt.Errorf("%w: see %s", suiteErr, log)
+		return fmt.Errorf("%w: see %s", suiteErr, o.log)
 	}
 	return nil
 }
 
 // prepare starts the registry and the daemon on the host.
-func prepare(ctx context.Context, h *host.Host, packages string) error {
+func prepare(ctx context.Context, h *host.Host, images string) error {
 	certs := filepath.Join(h.Dir, "certs.d")
 	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io"} {
 		dir := filepath.Join(certs, name)
@@ -95,7 +107,7 @@ func prepare(ctx context.Context, h *host.Host, packages string) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	registry := h.Command(ctx, self, "-registry", packages)
+	registry := h.Command(ctx, self, "-registry", images)
 	registry.Stderr = os.Stderr
 	ready, err := registry.StdoutPipe()
 	if err != nil {

@@ -1,13 +1,15 @@
 package main
 
 import (
-	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -18,9 +20,11 @@ import (
 	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
 
-// serveRegistry serves the suite's images on registryAddress until it is
-// killed; it says "ready" when all are there.
-func serveRegistry(packages string) error {
+// buildImages makes the suite's images of Debian packages, an archive each.
+func buildImages(ctx context.Context, packages, into string) error {
+	if err := download(ctx, packages); err != nil {
+		return err
+	}
 	work, err := os.MkdirTemp("", "critest-images-")
 	if err != nil {
 		return fmt.Errorf("make a folder for images: %w", err)
@@ -32,6 +36,28 @@ func serveRegistry(packages string) error {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(into, 0o755); err != nil {
+		return fmt.Errorf("make the folder of images: %w", err)
+	}
+	for i, s := range specs {
+		raw, err := image.Bytes(s)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(into, fmt.Sprintf("%02d.tar", i)), raw, 0o644); err != nil {
+			return fmt.Errorf("write image %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// serveRegistry serves the images of a folder on registryAddress until it is
+// killed; it says "ready" when all are there.
+func serveRegistry(images string) error {
+	archives, err := filepath.Glob(filepath.Join(images, "*.tar"))
+	if err != nil || len(archives) == 0 {
+		return fmt.Errorf("no image archive in %s: %w", images, errors.Join(err, os.ErrNotExist))
+	}
 	l, err := net.Listen("tcp", registryAddress)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -40,8 +66,8 @@ func serveRegistry(packages string) error {
 	go func() {
 		ended <- http.Serve(l, registry.New(registry.Logger(log.New(io.Discard, "", 0))))
 	}()
-	for _, s := range specs {
-		if err := push(s); err != nil {
+	for _, a := range archives {
+		if err := push(a); err != nil {
 			return err
 		}
 	}
@@ -49,23 +75,25 @@ func serveRegistry(packages string) error {
 	return <-ended
 }
 
-// push puts an image into the registry, under its path without the host.
-func push(s image.Spec) error {
-	raw, err := image.Bytes(s)
-	if err != nil {
-		return err
+// push puts the image of an archive into the registry, under its path without the host.
+func push(archive string) error {
+	open := func() (io.ReadCloser, error) { return os.Open(archive) }
+	manifest, err := tarball.LoadManifest(open)
+	if err != nil || len(manifest) != 1 || len(manifest[0].RepoTags) != 1 {
+		return fmt.Errorf("read %s: want one image with one name, have %v: %w", archive, manifest, err)
 	}
-	img, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }, nil)
+	img, err := tarball.Image(open, nil)
 	if err != nil {
-		return fmt.Errorf("read image %s: %w", s.Name, err)
+		return fmt.Errorf("read %s: %w", archive, err)
 	}
-	_, path, _ := strings.Cut(s.Name, "/")
+	tag := manifest[0].RepoTags[0]
+	_, path, _ := strings.Cut(tag, "/")
 	ref, err := name.ParseReference(registryAddress+"/"+path, name.Insecure)
 	if err != nil {
-		return fmt.Errorf("name image %s: %w", s.Name, err)
+		return fmt.Errorf("name image %s: %w", tag, err)
 	}
 	if err := remote.Write(ref, img); err != nil {
-		return fmt.Errorf("push image %s: %w", s.Name, err)
+		return fmt.Errorf("push image %s: %w", tag, err)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (h *Host) Serve(args ...string) error {
 	if err := h.Launch(args...); err != nil {
 		return err
 	}
-	return h.WaitReady(30 * time.Second)
+	return h.WaitReady(2 * time.Minute) // an emulated machine may need half of it
 }
 
 // Launch starts the daemon and does not wait.

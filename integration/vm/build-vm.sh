@@ -3,17 +3,17 @@
 #
 #   OUT/vmlinuz     Debian's cloud kernel
 #   OUT/initrd.img  busybox and the few modules that mount the root
-#   OUT/base.ext4   the root: extracted packages, no maintainer script has run
+#   OUT/base.ext4   the root
 #
-# The root has cgroup v2 only, AppArmor, nf_tables, and its own init
-# (vm-init), which runs one command and ends the machine.
+# The root has AppArmor, nf_tables, criu and two inits: vm-init, which mounts
+# cgroup v2 and runs one command, and systemd, which does it from a unit.
 set -euo pipefail
 
 out=${1:?usage: build-vm.sh OUT}
 here=$(cd "$(dirname "$0")" && pwd)
 sources=/etc/apt/sources.list.d/debian.sources
 [ -e "$sources" ] || sources=/etc/apt/sources.list
-packages=base-files,libc-bin,bash,coreutils,busybox-static,nftables,iproute2,kmod,apparmor,procps,util-linux,mount,grep,sed,findutils,libseccomp2,conntrack,e2fsprogs
+packages=apparmor,busybox-static,conntrack,criu,dbus,e2fsprogs,iproute2,iptables,kmod,libseccomp2,nftables,procps,systemd-sysv
 # shellcheck source=/dev/null
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
@@ -34,23 +34,28 @@ get_kernel() {
 }
 
 unpack_root() {
-  mmdebstrap --quiet --variant=extract --include="$packages" \
+  mmdebstrap --quiet --variant=minbase --include="$packages" \
     --aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Languages "none"' \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$suite" root.tar "$sources"
   mkdir root
-  tar -C root -xpf root.tar --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' \
-    --exclude='./usr/share/doc' --exclude='./usr/share/man' --exclude='./usr/share/locale'
+  tar -C root -xpf root.tar --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*'
   rm root.tar
-  # What maintainer scripts would have done.
-  printf 'root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/:/bin/false\n' >root/etc/passwd
-  printf 'root:x:0:\nnogroup:x:65534:\n' >root/etc/group
   echo vm >root/etc/hostname
   echo '127.0.0.1 localhost vm' >root/etc/hosts
-  mkdir -p root/job root/data root/lib/modules
+  : >root/etc/fstab
+  echo 0123456789abcdef0123456789abcdef >root/etc/machine-id
+  mkdir -p root/job root/lib/modules
   cp -a "kernel/lib/modules/$version" root/lib/modules/
-  install -m 0755 "$here/vm-init" root/sbin/vm-init
-  chroot root /bin/busybox sh -c "ldconfig; depmod $version"
+  chroot root depmod "$version"
+  install -m 0755 "$here/vm-init" "$here/vm-job" root/sbin/
+  install -m 0644 "$here/vm-job.service" root/etc/systemd/system/
+  ln -s ../vm-job.service root/etc/systemd/system/multi-user.target.wants/
+  # What nobody looks at, or wants the network.
+  for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service \
+    getty@tty1.service getty-static.service serial-getty@ttyS0.service serial-getty@ttyS1.service systemd-networkd-wait-online.service; do
+    ln -sf /dev/null "root/etc/systemd/system/$unit"
+  done
 }
 
 make_disk() {
