@@ -89,6 +89,10 @@ vm: deps build ## integration tests in a VM with cgroup v2 and AppArmor; RUN=reg
 vm-critest: deps build ## the whole Kubernetes CRI suite in that VM, some minutes; RUN=regexp for some of it
 	@RUN='$(RUN)' hack/vm-test.sh critest
 
+.PHONY: vm-systemd
+vm-systemd: deps build ## the systemd cgroup driver and a reboot, in a VM with systemd, on cgroup v2 and hybrid
+	@hack/vm-test.sh systemd
+
 .PHONY: install
 install: build ## install the binaries and the unit under PREFIX (/usr/local)
 	install -D -m 0755 -t '$(DESTDIR)$(PREFIX)/bin' bin/pausa bin/pausa-keeper

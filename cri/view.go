@@ -139,7 +139,7 @@ func containerStatus(c *pod.Container) *criv1.ContainerStatus {
 func exitReason(e *runtime.Exit) (reason, message string) {
 	switch {
 	case e.OOMKilled:
-		return "OOMKilled", ""
+		return "OOMKilled", e.OOMMessage()
 	case e.StartError != "":
 		return "StartError", e.StartError
 	case e.Unknown:

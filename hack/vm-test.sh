@@ -2,10 +2,11 @@
 # vm-test.sh [tests|critest|systemd]: what needs another kernel, cgroup v2, AppArmor or
 # systemd, in a VM. RUN is a regular expression of the tests or specs to run.
 #
-#   tests    integration tests, and the AppArmor specs of the Kubernetes CRI suite
+#   tests    integration tests, the keeper's tests of control groups, and the AppArmor specs of the Kubernetes CRI suite
 #   critest  the whole suite; its output is in bin/critest-vm.log
 #   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
 #            v2 and then with v1 and v2 side by side
+# shellcheck disable=SC2016 # the VM's shell expands what is quoted
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -23,6 +24,12 @@ add_tests() {
   # The VM's shell has the programs by these names.
   printf '#!/bin/bash\ncd /job/integration && TMPDIR=/root PAUSA_TEST_BIN=/job/bin exec ./integration.test -test.v -test.timeout 30m -test.run "$1"\n' >"$job/tests"
   chmod 0755 "$job/tests"
+}
+
+add_keeper_tests() {
+  CGO_ENABLED=1 go test -c -tags 'seccomp netgo osusergo' -ldflags '-linkmode external -extldflags "-static"' -o "$job/keeper.test" ./runtime/keeper
+  printf '#!/bin/bash\ncd /root && TMPDIR=/root PAUSA_TEST_KEEPER=/job/bin/pausa-keeper exec /job/keeper.test -test.v -test.timeout 10m -test.run "$1"\n' >"$job/keeper-tests"
+  chmod 0755 "$job/keeper-tests"
 }
 
 add_critest() {
@@ -46,9 +53,11 @@ vm() {
 case $what in
   tests)
     add_tests
+    add_keeper_tests
     add_critest
     run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
-    vm 900 -- "/job/tests '$run' && { [ '${RUN:-}' ] || /job/critest AppArmor; }"
+    keeper='^(TestOOM.*|TestLimits.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
+    vm 900 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest AppArmor; }; }"
     ;;
   critest)
     add_critest
@@ -56,6 +65,16 @@ case $what in
     vm 3000 -m 3072 -- "/job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
     sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
     exit $status
+    ;;
+  systemd)
+    add_tests
+    cp docs/pausa.service "$job/"
+    # The job runs again after the reboot, where only the second test goes on.
+    run='if [ $BOOT = 1 ]; then PAUSA_TEST_VM=1 /job/tests "^(TestSystemd|TestReboot)$" && exit 250; else PAUSA_TEST_VM=1 /job/tests "^TestReboot$"; fi'
+    for hierarchy in 1 0; do
+      echo "== systemd.unified_cgroup_hierarchy=$hierarchy"
+      vm 900 -s -a "systemd.unified_cgroup_hierarchy=$hierarchy" -- "$run"
+    done
     ;;
   *)
     echo "vm-test: $what is none of tests, critest, systemd" >&2

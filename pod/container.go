@@ -104,7 +104,7 @@ func (m *Manager) makeContainer(ctx context.Context, c *container) error {
 	m.set(func() {
 		r := &c.rec
 		r.ImageID, r.StopSignal = img.ID, stopSignal(r.Config.StopSignal, img.Config.Config.StopSignal)
-		r.CgroupPath = filepath.Join(m.podCgroup(c.pod), r.ID)
+		r.CgroupPath = containerGroup(m.podGroup(c.pod), r.ID)
 		if dir := c.pod.rec.Config.LogDirectory; dir != "" && r.Config.LogPath != "" {
 			r.LogPath = filepath.Join(dir, r.Config.LogPath)
 		}

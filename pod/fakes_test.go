@@ -98,6 +98,7 @@ type fakeKeeper struct {
 	ignoreTerm bool
 	noCommand  bool // StartContainer finds no command
 	resources  map[string]runtime.Resources
+	slicesGone []string
 }
 
 type fakeContainer struct {
@@ -121,6 +122,16 @@ func (k *fakeKeeper) StartPod(_ context.Context, s runtime.PodSpec) (runtime.Pod
 	st := runtime.PodState{ID: s.ID, Pid: k.pid, StartedAt: time.Now(), Spec: s}
 	k.pods[s.ID] = st
 	return st, nil
+}
+
+func (k *fakeKeeper) RemoveSlice(_ context.Context, name string) error {
+	if err := k.call("RemoveSlice"); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.slicesGone = append(k.slicesGone, name)
+	return nil
 }
 
 func (k *fakeKeeper) RemovePod(_ context.Context, id string) error {

@@ -25,6 +25,7 @@ import (
 type Runtime interface {
 	StartPod(context.Context, runtime.PodSpec) (runtime.PodState, error)
 	RemovePod(ctx context.Context, id string) error
+	RemoveSlice(ctx context.Context, name string) error
 	Pods(context.Context) ([]runtime.PodState, error)
 	CreateContainer(context.Context, runtime.ContainerSpec) error
 	StartContainer(ctx context.Context, id string) (runtime.ContainerState, error)
@@ -65,6 +66,7 @@ type Images interface {
 type Options struct {
 	RunDir       string // records live in RunDir/pods, best on tmpfs: they are worthless after a reboot
 	CgroupParent string // absolute from the cgroup root; pods without a parent of their own get a group below it
+	CgroupDriver string // Cgroupfs (also "") or Systemd
 	Runtime      Runtime
 	// Relaunch, if set, is called when the keeper has gone; it returns a connection to a new one.
 	Relaunch func(context.Context) (Runtime, error)

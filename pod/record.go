@@ -23,7 +23,8 @@ type podRecord struct {
 	ID        string         `json:"id"`
 	Config    Config         `json:"config"`
 	CreatedAt time.Time      `json:"createdAt"`
-	Made      bool           `json:"made,omitempty"` // Run came to its end
+	Made      bool           `json:"made,omitempty"`   // Run came to its end
+	Cgroup    string         `json:"cgroup,omitempty"` // parent of its containers' groups
 	Net       network.Result `json:"net,omitzero"`
 	StoppedAt time.Time      `json:"stoppedAt,omitzero"`
 	Removing  bool           `json:"removing,omitempty"` // nothing but removal is left to do

@@ -74,7 +74,7 @@ func (m *Manager) limitPod(ctx context.Context, p *sandbox, r runtime.Resources)
 	if err != nil {
 		return err
 	}
-	return keeperErr(rt.LimitGroup(ctx, m.podCgroup(p), r))
+	return keeperErr(rt.LimitGroup(ctx, m.podGroup(p), r))
 }
 
 // mergeResources is old with what is set in r on top. Swap is counted with memory:

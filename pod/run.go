@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,7 +33,7 @@ func (c *Config) nameKey() string {
 // took is given back by the same release that ends a healthy pod; if that fails
 // too, the record stays and is retried in the background.
 func (m *Manager) Run(ctx context.Context, cfg Config) (id string, err error) {
-	if err := cfg.check(); err != nil {
+	if err := errors.Join(cfg.check(), m.checkCgroupParent(cfg.CgroupParent)); err != nil {
 		return "", err
 	}
 	p, first := m.reservePod(cfg)
@@ -69,6 +68,7 @@ func (m *Manager) reservePod(cfg Config) (p *sandbox, first bool) {
 	}
 	p = &sandbox{made: make(chan struct{}), ctrs: map[string]*container{}}
 	p.rec = podRecord{Version: recordVersion, BootID: m.bootID, ID: newID(), Config: cfg, CreatedAt: time.Now()}
+	p.rec.Cgroup = m.newPodGroup(p.rec.ID, &cfg)
 	m.pods[p.rec.ID], m.names[key] = p, p.rec.ID
 	return p, true
 }
@@ -142,7 +142,7 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 	}
 	res, err := m.opts.Network.Attach(ctx, network.Pod{
 		ID: p.rec.ID, Name: cfg.Name, Namespace: cfg.Namespace, UID: cfg.UID, Labels: cfg.Labels,
-		Annotations: cfg.Annotations, Ports: cfg.Ports, DNS: (*network.DNS)(cfg.DNS), CgroupPath: m.podCgroup(p),
+		Annotations: cfg.Annotations, Ports: cfg.Ports, DNS: (*network.DNS)(cfg.DNS), CgroupPath: groupPath(m.podGroup(p)),
 	})
 	if err != nil {
 		return fmt.Errorf("attach to the network: %w", err)
@@ -276,7 +276,7 @@ func (m *Manager) removeLocked(ctx context.Context, p *sandbox) error {
 		errs = append(errs, m.removeContainer(ctx, c))
 	}
 	if errors.Join(errs...) == nil {
-		errs = append(errs, m.removePodCgroup(p), os.RemoveAll(m.podDir(id)))
+		errs = append(errs, m.removePodGroup(ctx, p), os.RemoveAll(m.podDir(id)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		m.set(func() { p.rec.Problem = err.Error() })
@@ -294,30 +294,4 @@ func unlessNotFound(err error) error {
 		return nil
 	}
 	return err
-}
-
-// podCgroup is the parent of the groups of the pod's containers.
-func (m *Manager) podCgroup(p *sandbox) string {
-	if parent := p.rec.Config.CgroupParent; parent != "" {
-		return parent
-	}
-	return filepath.Join(m.opts.CgroupParent, "pod"+p.rec.ID)
-}
-
-// removePodCgroup removes the group that the keeper made on the way to the
-// containers' groups, in every hierarchy. A parent given by the caller is the caller's.
-func (m *Manager) removePodCgroup(p *sandbox) error {
-	if p.rec.Config.CgroupParent != "" {
-		return nil
-	}
-	const root = "/sys/fs/cgroup"
-	path := m.podCgroup(p)
-	dirs, err := filepath.Glob(filepath.Join(root, "*", path))
-	errs := []error{err}
-	for _, dir := range append(dirs, filepath.Join(root, path)) {
-		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
-		}
-	}
-	return errors.Join(errs...)
 }

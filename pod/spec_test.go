@@ -133,8 +133,6 @@ func TestConfigCheck(t *testing.T) {
 		"long hostname":  {func(c *Config) { c.Hostname = strings.Repeat("a", 65) }, "hostname"},
 		"relative logs":  {func(c *Config) { c.LogDirectory = "logs" }, "log directory"},
 		"logs with ..":   {func(c *Config) { c.LogDirectory = "/var/../etc" }, "log directory"},
-		"cgroup":         {func(c *Config) { c.CgroupParent = "../x" }, "cgroup parent"},
-		"slice":          {func(c *Config) { c.CgroupParent = "kube.slice" }, ""},
 		"handler":        {func(c *Config) { c.Handler = "kata" }, "kata"},
 		"host sysctl":    {func(c *Config) { c.HostNetwork, c.Sysctls = true, map[string]string{"net/ipv4/ip_forward": "1"} }, "sysctl"},
 		"alias address":  {func(c *Config) { c.HostAliases = []HostAlias{{IP: "x", Hostnames: []string{"a"}}} }, "host alias"},

@@ -183,6 +183,11 @@ func (c *Client) RemovePod(ctx context.Context, id string) error {
 	return c.call(ctx, wire.PodRemove, wire.ID{ID: id}, nil)
 }
 
+// RemoveSlice has systemd stop a slice; nil when there is none of that name.
+func (c *Client) RemoveSlice(ctx context.Context, name string) error {
+	return c.call(ctx, wire.SliceRemove, wire.ID{ID: name}, nil)
+}
+
 // Pods lists all pods, in no order.
 func (c *Client) Pods(ctx context.Context) (pods []PodState, err error) {
 	err = c.call(ctx, wire.PodList, nil, &pods)

@@ -88,11 +88,40 @@ type Exit struct {
 	Code       int       `json:"code"`             // 128+N when signal N ended it; 255 when Unknown
 	Signal     int       `json:"signal,omitempty"` // 0: it exited by itself
 	FinishedAt time.Time `json:"finishedAt"`
-	OOMKilled  bool      `json:"oomKilled,omitempty"` // read from the cgroup before that goes
+	OOMKilled  bool      `json:"oomKilled,omitempty"` // it ended because the kernel killed it, or a child, for want of memory
+	OOMKills   uint64    `json:"oomKills,omitempty"`  // how many of its processes the kernel has killed so, all in all
+	OOMLimit   OOMLimit  `json:"oomLimit,omitempty"`  // whose memory was used up; "" without a kill
 	// Unknown: nobody could collect the code (the keeper was dead and the kernel is older than 6.15).
 	Unknown bool `json:"unknown,omitempty"`
 	// StartError says why the init never came to run the command (no such file, bad cwd, …); Code is 128 then.
 	StartError string `json:"startError,omitempty"`
+}
+
+// OOMLimit is whose memory was used up when the kernel killed a process for want of it.
+type OOMLimit string
+
+// The limits that can be reached.
+const (
+	OOMContainer OOMLimit = "container"
+	OOMPod       OOMLimit = "pod"
+	OOMHost      OOMLimit = "host" // no limit, or one above the pod's
+)
+
+// OOMMessage says in a sentence why the kernel killed processes; "" if it has killed none.
+func (e *Exit) OOMMessage() string {
+	if e.OOMKills == 0 {
+		return ""
+	}
+	why := map[OOMLimit]string{
+		OOMContainer: "the container's memory limit was reached", OOMPod: "the pod's memory limit was reached",
+	}[e.OOMLimit]
+	if why == "" {
+		why = "the host, or a group above the pod, was out of memory"
+	}
+	if e.OOMKills == 1 {
+		return why + ": the kernel killed 1 process"
+	}
+	return fmt.Sprintf("%s: the kernel killed %d processes", why, e.OOMKills)
 }
 
 // ContainerState is what the keeper knows of a container.
@@ -131,4 +160,5 @@ type Stats struct {
 	MajorPageFaults  uint64    `json:"majorPageFaults"`
 	SwapUsage        uint64    `json:"swapUsage"`
 	Pids             uint64    `json:"pids"`
+	OOMKills         uint64    `json:"oomKills,omitempty"` // processes killed for want of memory
 }

@@ -42,7 +42,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err := os.Chmod(c.Run, 0o711); err != nil { //nolint:gosec // see above
 		return fmt.Errorf("let user namespaces through %s: %w", c.Run, err)
 	}
-	groups, err := openCgroup(c.CgroupParent)
+	groups, err := openCgroup(c.CgroupParent, c.CgroupDriver)
 	if err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	depositDNS(ctx, keeper, names, log)
 	confinement := apparmor.Open(ctx)
 	pods, err := pod.New(pod.Options{
-		RunDir: c.Run, CgroupParent: c.CgroupParent, Runtime: keeper, Network: net, Images: store, AppArmor: confinement.Resolve, Log: log,
+		RunDir: c.Run, CgroupParent: c.CgroupParent, CgroupDriver: groups.driver, Runtime: keeper, Network: net, Images: store, AppArmor: confinement.Resolve, Log: log,
 		Relaunch: func(ctx context.Context) (pod.Runtime, error) {
 			keeper, err := runtime.Launch(ctx, launch)
 			if err != nil {
@@ -126,7 +126,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.mode, appArmor: confinement.State(), started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
+	host := hostFacts{config: c, cgroup: groups.String(), appArmor: confinement.State(), started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
 	if err := confinement.Problem(); err != nil {
 		host.warnings = append(host.warnings, fmt.Sprintf("containers run without the default AppArmor profile: %v", err))
 	}
@@ -144,7 +144,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: store, Pull: pullFor(store), ImageTools: store, Objects: declared{engine},
 		Handlers: []cri.Handler{{RecursiveReadOnly: true, UserNamespaces: noUserNamespaces == nil}},
-		Version:  version, Info: host.info, Log: log,
+		Version:  version, Info: host.info, CgroupDriver: groups.driver, Log: log,
 	})
 	if err != nil {
 		return err

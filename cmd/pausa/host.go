@@ -16,6 +16,7 @@ import (
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/cri"
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -23,15 +24,27 @@ const cgroupRoot = "/sys/fs/cgroup"
 
 // cgroups is the parent group of all pods, in each hierarchy of this host.
 type cgroups struct {
-	mode string // "v1", "v2" or "hybrid"
-	dirs []string
+	mode   string // "v1", "v2" or "hybrid"
+	driver string // pod.Cgroupfs or pod.Systemd
+	dirs   []string
 }
 
-// openCgroup makes the parent group.
-func openCgroup(parent string) (*cgroups, error) {
+func (g *cgroups) String() string { return g.mode + ", " + g.driver }
+
+// systemdRuns is a folder that is there when systemd is process 1.
+const systemdRuns = "/run/systemd/system"
+
+// openCgroup makes the parent group, unless systemd will.
+func openCgroup(parent, driver string) (*cgroups, error) {
 	g, err := findCgroups(cgroupRoot)
 	if err != nil {
 		return nil, err
+	}
+	if g.driver, err = cgroupDriver(driver, systemdRuns); err != nil {
+		return nil, err
+	}
+	if g.driver == pod.Systemd {
+		g.dirs = nil
 	}
 	for i := range g.dirs {
 		g.dirs[i] = filepath.Join(g.dirs[i], parent)
@@ -42,6 +55,21 @@ func openCgroup(parent string) (*cgroups, error) {
 	return g, nil
 }
 
+// cgroupDriver turns auto into a driver, and refuses systemd where it does not run.
+func cgroupDriver(driver, runs string) (string, error) {
+	st, err := os.Lstat(runs)
+	booted := err == nil && st.IsDir()
+	switch {
+	case driver == pod.Systemd && !booted:
+		return "", fmt.Errorf("cgroup.driver is systemd, but systemd does not run this host (%s is missing): use cgroupfs or auto", runs)
+	case driver == "auto" && booted:
+		return pod.Systemd, nil
+	case driver == "auto":
+		return pod.Cgroupfs, nil
+	}
+	return driver, nil
+}
+
 // findCgroups lists the roots of the hierarchies mounted under root.
 func findCgroups(root string) (*cgroups, error) {
 	var st unix.Statfs_t
@@ -49,7 +77,7 @@ func findCgroups(root string) (*cgroups, error) {
 		return nil, fmt.Errorf("look at %s: %w: mount the cgroup filesystem there", root, err)
 	}
 	if st.Type == unix.CGROUP2_SUPER_MAGIC {
-		return &cgroups{"v2", []string{root}}, nil
+		return &cgroups{mode: "v2", dirs: []string{root}}, nil
 	}
 	entries, err := os.ReadDir(root)
 	if err != nil {

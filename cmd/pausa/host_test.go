@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
+	"github.com/pausa-run/pausa/pod"
 )
 
 func TestLockFolder(t *testing.T) {
@@ -90,12 +91,28 @@ func TestFindCgroups(t *testing.T) {
 	}
 }
 
+func TestCgroupDriver(t *testing.T) {
+	runs, missing := t.TempDir(), filepath.Join(t.TempDir(), "missing")
+	for _, c := range []struct{ driver, runs, want string }{
+		{"auto", runs, pod.Systemd},
+		{"auto", missing, pod.Cgroupfs},
+		{pod.Cgroupfs, runs, pod.Cgroupfs},
+		{pod.Systemd, runs, pod.Systemd},
+		{pod.Systemd, missing, ""},
+	} {
+		got, err := cgroupDriver(c.driver, c.runs)
+		if got != c.want || (err == nil) != (c.want != "") {
+			t.Errorf("%s: %q, %v, want %q", c.driver, got, err, c.want)
+		}
+	}
+}
+
 func TestOpenCgroup(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("control groups can be made by root alone")
 	}
 	parent := "/pausa-cmd-test-" + strconv.Itoa(os.Getpid())
-	g, err := openCgroup(parent)
+	g, err := openCgroup(parent, pod.Cgroupfs)
 	if errors.Is(err, unix.EROFS) {
 		t.Skipf("control groups are read-only here: %v", err)
 	}

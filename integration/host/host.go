@@ -65,6 +65,20 @@ func Start(name, bin string) (_ *Host, err error) {
 	return h, h.startInit()
 }
 
+// Here is this machine itself, for tests that have a VM to themselves. The
+// caller starts the daemon, with the socket at Socket; Close ends nothing.
+func Here(name, bin string) (*Host, error) {
+	dir, err := os.MkdirTemp("", "pausa-"+name+"-")
+	if err != nil {
+		return nil, fmt.Errorf("make the folder of host %s: %w", name, err)
+	}
+	log, err := os.OpenFile(filepath.Join(dir, "daemon.log"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the log of host %s: %w", name, err)
+	}
+	return &Host{Name: name, Dir: dir, Bin: bin, log: log}, nil
+}
+
 // startInit starts the process 1 of the host and waits until it has set everything up.
 func (h *Host) startInit() error {
 	stdin, alive, err := os.Pipe()
@@ -96,7 +110,12 @@ func (h *Host) startInit() error {
 }
 
 // Pid is the host's process 1 as the caller sees it.
-func (h *Host) Pid() int { return h.init.Process.Pid }
+func (h *Host) Pid() int {
+	if h.init == nil {
+		return 1
+	}
+	return h.init.Process.Pid
+}
 
 // Path turns an absolute path inside the host into one for the caller.
 func (h *Host) Path(inside string) string {
@@ -144,7 +163,10 @@ func (h *Host) Close() error {
 	if h.log != nil {
 		errs = append(errs, h.log.Close())
 	}
-	errs = append(errs, removeCgroups(h.CgroupParent), os.RemoveAll(h.Dir))
+	if h.CgroupParent != "" {
+		errs = append(errs, removeCgroups(h.CgroupParent))
+	}
+	errs = append(errs, os.RemoveAll(h.Dir))
 	return errors.Join(errs...)
 }
 

@@ -123,6 +123,9 @@ func (e *Engine) terminated(p *corev1.Pod, c *corev1.Container, a pod.Container)
 		t.Reason, t.Message = "ContainerStatusUnknown", "the exit code could not be collected"
 	case x.OOMKilled:
 		t.Reason = "OOMKilled"
+		if t.Message == "" {
+			t.Message = x.OOMMessage()
+		}
 	case x.Code == 0:
 		t.Reason = "Completed"
 	}

@@ -128,6 +128,7 @@ func (k *Keeper) adoptRunning(c *container, held Held) error {
 		k.log.Error("go on with the output of an adopted container; some may be logged twice", "container", c.id, "err", err)
 	}
 	c.proc = c.adoptProcess(held)
+	k.enterPodMemory(c)
 	go k.watch(c)
 	if c.state.Status == runtime.Running {
 		go k.releaseAgain(c)

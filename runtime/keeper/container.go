@@ -47,6 +47,10 @@ type container struct {
 	proc      *process
 	io        *stdio
 	execs     map[string]*execution
+	// What its end is judged by: a signal of ours, and the kills for want of memory before it.
+	told          bool
+	killsWhenTold uint64
+	limited       bool // it has a memory limit of its own
 }
 
 func (c *container) snapshot() runtime.ContainerState {
@@ -209,6 +213,7 @@ func (k *Keeper) signalContainer(id string, sig syscall.Signal, all bool) error 
 	if proc == nil { // its start failed, but nobody has asked for it yet
 		return nil
 	}
+	c.noteTold()
 	if all {
 		return c.signalAll(sig)
 	}

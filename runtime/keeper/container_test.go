@@ -89,14 +89,6 @@ func TestSignals(t *testing.T) {
 	}
 }
 
-func TestOOMKillIsReported(t *testing.T) {
-	h := newHost(t)
-	_, exit := h.runOnce(h.pod(), sh("tail /dev/zero"), memory(16<<20))
-	if !exit.OOMKilled || exit.Code != 137 {
-		t.Errorf("exit %+v", exit)
-	}
-}
-
 func TestManyStartsAtOnce(t *testing.T) {
 	h := newHost(t)
 	var group sync.WaitGroup

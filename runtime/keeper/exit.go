@@ -27,7 +27,7 @@ func (k *Keeper) watch(c *container) {
 		exit.Code = 255
 	}
 	// Both must be read or done before the cgroup goes.
-	exit.OOMKilled = exit.Code != 0 && c.oomKills() > 0
+	k.judgeMemory(c, &exit)
 	c.killLeft()
 	c.io.drain()
 	k.finish(c, exit)
@@ -98,20 +98,6 @@ func (c *container) cgroupFolder(controller string) string {
 
 // unified says that the container's memory controller is that of cgroup v2.
 func (c *container) unified() bool { return c.cgroups["memory"] == "" && c.cgroups[""] != "" }
-
-// oomKills is how many processes of the container the kernel has killed for want of memory.
-func (c *container) oomKills() uint64 {
-	folder := c.cgroupFolder("memory")
-	if folder == "" {
-		return 0
-	}
-	name := "memory.oom_control"
-	if c.unified() {
-		name = "memory.events"
-	}
-	data, _ := os.ReadFile(filepath.Join(folder, name))
-	return keyed(data, "oom_kill")
-}
 
 // keyed finds the number behind a key in a file of "key number" lines; 0 without one.
 func keyed(data []byte, key string) uint64 {

@@ -60,8 +60,9 @@ type Keeper struct {
 	containers map[string]*container
 	exits      map[chan runtime.Exit]struct{}
 	holders    map[chan *container]struct{}
-	files      map[string]int // the daemon's own, by name
-	orphans    map[int]bool   // zombies that nobody has collected so far; the reaper's alone
+	podMemory  map[string]*podMemory // by the cgroup's folder
+	files      map[string]int        // the daemon's own, by name
+	orphans    map[int]bool          // zombies that nobody has collected so far; the reaper's alone
 }
 
 // Open takes the run directory and adopts what an earlier keeper left running.
@@ -76,6 +77,7 @@ func Open(o Options) (*Keeper, error) {
 		containers: map[string]*container{},
 		exits:      map[chan runtime.Exit]struct{}{},
 		holders:    map[chan *container]struct{}{},
+		podMemory:  map[string]*podMemory{},
 		orphans:    map[int]bool{},
 		tidy:       time.AfterFunc(tidyDelay, debug.FreeOSMemory),
 	}

@@ -56,13 +56,18 @@ func build() error {
 		return err
 	}
 	built.dir, built.binary, built.rootfs = dir, filepath.Join(dir, "pausa-keeper"), filepath.Join(dir, "rootfs")
-	commands := [][]string{
+	makeKeeper := [][]string{
 		{"../pause/build.sh"},
 		{"go", "build", "-tags", "seccomp netgo osusergo", "-ldflags", `-s -w -extldflags "-static"`, "-o", built.binary, "../../cmd/pausa-keeper"},
+	}
+	if ready := os.Getenv("PAUSA_TEST_KEEPER"); ready != "" { // a machine without a compiler
+		built.binary, makeKeeper = ready, nil
+	}
+	commands := append(makeKeeper, [][]string{
 		{"mkdir", "-p", built.rootfs + "/bin", built.rootfs + "/tmp", built.rootfs + "/etc"},
 		{"cp", "/bin/busybox", built.rootfs + "/bin/busybox"},
 		{built.rootfs + "/bin/busybox", "--install", "-s", built.rootfs + "/bin"},
-	}
+	}...)
 	for _, c := range commands {
 		cmd := exec.Command(c[0], c[1:]...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")

@@ -24,6 +24,7 @@ func (k *Keeper) park(c *container) {
 	defer k.holdChanged(c)
 	defer close(c.parked)
 	if err == nil {
+		k.enterPodMemory(c)
 		go k.watch(c)
 		return
 	}
@@ -140,6 +141,7 @@ func (k *Keeper) parkedInit(c *container, lc *libcontainer.Container, pid int) e
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lc, c.proc, c.cgroups = lc, proc, state.CgroupPaths
+	c.limited = limited(c.request.Spec)
 	c.process, c.request.Spec = template, nil
 	c.state.Pid, c.state.StartTime = pid, proc.startTime
 	if err := c.save(); err != nil {
@@ -151,6 +153,11 @@ func (k *Keeper) parkedInit(c *container, lc *libcontainer.Container, pid int) e
 		k.log.Warn("keep a journal of output; after a crash some may be logged twice", "container", c.id, "err", err)
 	}
 	return nil
+}
+
+func limited(spec *specs.Spec) bool {
+	r := spec.Linux.Resources
+	return r != nil && r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0
 }
 
 // checkFiltered looks at the kernel's word, not at what was asked for.
@@ -181,6 +188,7 @@ func (k *Keeper) adapt(spec *specs.Spec) {
 }
 
 func (k *Keeper) config(spec *specs.Spec) (*configs.Config, error) {
+	spec.Annotations = withoutUnitProperties(spec.Annotations)
 	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
 		CgroupName:       "pausa",
 		UseSystemdCgroup: strings.Count(spec.Linux.CgroupsPath, ":") == 2,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
@@ -29,9 +30,9 @@ func (k *Keeper) update(u runtime.UpdateRequest) error {
 	}
 	<-c.parked
 	c.mu.Lock()
-	lc := c.lc
+	lc, ended := c.lc, c.state.Status == runtime.Exited
 	c.mu.Unlock()
-	if lc == nil {
+	if lc == nil || ended {
 		return fmt.Errorf("update container %q: it has ended: %w", u.ID, runtime.ErrState)
 	}
 	k.limits.clampGroup(u.Resources)
@@ -79,7 +80,11 @@ func (k *Keeper) limitGroup(r runtime.GroupRequest) error {
 		k.limits.clampGroup(r.Resources)
 		merge(resources, r.Resources)
 	}
-	m, err := manager.New(&cgroups.Cgroup{Path: r.Group, Resources: resources})
+	group := &cgroups.Cgroup{Path: r.Group, Resources: resources}
+	if strings.HasSuffix(r.Group, sliceSuffix) {
+		group = sliceGroup(r.Group, resources)
+	}
+	m, err := manager.New(group)
 	if err == nil {
 		err = m.Apply(-1) // nobody joins it
 	}

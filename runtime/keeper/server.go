@@ -178,6 +178,8 @@ func (k *Keeper) byID(method string, c *call) (any, error) {
 	switch method {
 	case wire.PodRemove:
 		return nil, k.removePod(q.ID)
+	case wire.SliceRemove:
+		return nil, removeSlice(q.ID)
 	case wire.ContainerStart:
 		return k.startContainer(q.ID)
 	case wire.ContainerRemove:

@@ -85,6 +85,7 @@ func (r groupReader) unified(folder string, s *runtime.Stats) {
 	s.MemoryLimit = number(r.read(folder, "memory.max"))
 	s.SwapUsage = number(r.read(folder, "memory.swap.current"))
 	s.Pids = number(r.read(folder, "pids.current"))
+	s.OOMKills = keyed(r.read(folder, "memory.events"), "oom_kill")
 }
 
 func (r groupReader) legacy(folders map[string]string, s *runtime.Stats) {
@@ -100,6 +101,7 @@ func (r groupReader) legacy(folders map[string]string, s *runtime.Stats) {
 	s.MemoryWorkingSet = less(s.MemoryUsage, inactive)
 	s.CPUNanos = number(r.read(folders["cpuacct"], "cpuacct.usage"))
 	s.Pids = number(r.read(folders["pids"], "pids.current"))
+	s.OOMKills = keyed(r.read(folders["memory"], "memory.oom_control"), "oom_kill")
 }
 
 // fields fills in the numbers behind keys of a file of "key number" lines.

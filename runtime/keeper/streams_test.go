@@ -205,7 +205,8 @@ func TestExecLeavesNoGroup(t *testing.T) {
 	}
 	h.eventually("no exec has a cgroup", func() bool {
 		left, _ := filepath.Glob("/sys/fs/cgroup/*" + cgroupParent + "/" + id + "/*/cgroup.procs")
-		return len(left) == 0
+		unified, _ := filepath.Glob("/sys/fs/cgroup" + cgroupParent + "/" + id + "/*/cgroup.procs")
+		return len(left)+len(unified) == 0
 	})
 }
 

@@ -6,6 +6,7 @@ const (
 	Hello           = "hello"            // none → runtime.KeeperInfo
 	PodStart        = "pod.start"        // runtime.PodSpec → runtime.PodState
 	PodRemove       = "pod.remove"       // ID → none
+	SliceRemove     = "slice.remove"     // ID → none
 	PodList         = "pod.list"         // none → []runtime.PodState
 	GroupLimit      = "group.limit"      // runtime.GroupRequest → none
 	ContainerCreate = "container.create" // runtime.ContainerSpec → none

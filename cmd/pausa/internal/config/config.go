@@ -46,6 +46,7 @@ type Config struct {
 	DNSDomain     string // "cluster.local"
 
 	CgroupParent string
+	CgroupDriver string // "cgroupfs", "systemd"; "auto": systemd where it runs the host
 	KeeperBinary string // "": pausa-keeper beside pausa
 	NodeName     string // "": the host's name
 }

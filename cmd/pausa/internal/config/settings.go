@@ -131,6 +131,10 @@ func hostSettings() []setting {
 			},
 		},
 		{
+			"cgroup.driver", text, "auto", "Who makes control groups: cgroupfs (pausa itself), systemd (scopes in slices), or auto: systemd where it runs the host.\nA kubelet asks for this by itself.",
+			func(c *Config, v string) error { return setOneOf(&c.CgroupDriver, v, "auto", "cgroupfs", "systemd") },
+		},
+		{
 			"keeper.binary", text, "", "Path of pausa-keeper; empty takes the one beside pausa.",
 			func(c *Config, v string) error {
 				if v == "" {
