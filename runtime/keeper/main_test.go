@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,11 +64,11 @@ func build() error {
 	if ready := os.Getenv("PAUSA_TEST_KEEPER"); ready != "" { // a machine without a compiler
 		built.binary, makeKeeper = ready, nil
 	}
-	commands := append(makeKeeper, [][]string{
+	commands := slices.Concat(makeKeeper, [][]string{
 		{"mkdir", "-p", built.rootfs + "/bin", built.rootfs + "/tmp", built.rootfs + "/etc"},
 		{"cp", "/bin/busybox", built.rootfs + "/bin/busybox"},
 		{built.rootfs + "/bin/busybox", "--install", "-s", built.rootfs + "/bin"},
-	}...)
+	})
 	for _, c := range commands {
 		cmd := exec.Command(c[0], c[1:]...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
