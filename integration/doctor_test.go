@@ -30,8 +30,8 @@ func (n *node) doctor() (checks []check, code int) {
 	return checks, cmd.ProcessState.ExitCode()
 }
 
-// says is what the first check of a name and a verdict found, "" if there is none.
-func says(checks []check, name, verdict string) string {
+// finding is what the first check of a name and a verdict found, "" if there is none.
+func finding(checks []check, name, verdict string) string {
 	for _, c := range checks {
 		if c.Check == name && c.Verdict == verdict {
 			return c.What + "; cure: " + c.Cure
@@ -80,7 +80,7 @@ func TestDoctor(t *testing.T) {
 		n.sh(c.broken)
 		checks, code := n.doctor()
 		n.sh(c.mend)
-		got := says(checks, c.check, c.verdict)
+		got := finding(checks, c.check, c.verdict)
 		for _, w := range c.want {
 			if !strings.Contains(got, w) {
 				t.Errorf("after %q check %s says %q, without %q", c.broken, c.check, got, w)
@@ -102,8 +102,8 @@ func TestDoctor(t *testing.T) {
 	}
 	n.sh("sysctl -qw net.ipv4.ip_forward=0")
 	checks, code := n.doctor()
-	if code != 1 || !strings.Contains(says(checks, "daemon", "fail"), "the daemon is not running") || !strings.Contains(says(checks, "settings", "fail"), `net.ipv4.ip_forward is "0"`) ||
-		says(checks, "keeper", "ok") == "" || says(checks, "leaks", "ok") == "" {
+	if code != 1 || !strings.Contains(finding(checks, "daemon", "fail"), "the daemon is not running") || !strings.Contains(finding(checks, "settings", "fail"), `net.ipv4.ip_forward is "0"`) ||
+		finding(checks, "keeper", "ok") == "" || finding(checks, "leaks", "ok") == "" {
 		t.Errorf("without the daemon: exit status %d, %+v", code, checks)
 	}
 	if err := n.Serve(); err != nil {

@@ -17,8 +17,15 @@ import (
 
 // World is all of it, sorted by namespace and name.
 type World struct {
-	Services []*Service
-	Pods     []*Pod
+	Networks []Network  `json:"networks"`
+	Services []*Service `json:"services"`
+	Pods     []*Pod     `json:"pods"`
+}
+
+// Network is a range that pods get their addresses from.
+type Network struct {
+	Name   string         `json:"name"`
+	Ranges []netip.Prefix `json:"ranges"`
 }
 
 // Pod is a pod as others see it.
@@ -30,6 +37,7 @@ type Pod struct {
 	Reason    string   `json:"reason,omitempty"` // why it is not ready
 	HostPorts []string `json:"hostPorts,omitempty"`
 	HostNet   bool     `json:"hostNetwork,omitempty"`
+	Network   string   `json:"network,omitempty"`
 }
 
 // ID is namespace/name.
@@ -37,15 +45,17 @@ func (p *Pod) ID() string { return p.Namespace + "/" + p.Name }
 
 // Service is one Service and what is behind it.
 type Service struct {
-	Namespace, Name string
-	Type            string
-	ClusterIPs      []netip.Addr
-	ExternalIPs     []string // and those of a load balancer
-	ExternalName    string
-	Selector        map[string]string
-	NotReadyToo     bool // publishNotReadyAddresses
-	Ports           []Port
-	Endpoints       []Endpoint
+	Namespace    string            `json:"namespace"`
+	Name         string            `json:"name"`
+	Type         string            `json:"type"`
+	DNS          string            `json:"dnsName,omitempty"`
+	ClusterIPs   []netip.Addr      `json:"clusterIPs,omitempty"`
+	ExternalIPs  []string          `json:"externalIPs,omitempty"` // and those of a load balancer
+	ExternalName string            `json:"externalName,omitempty"`
+	Selector     map[string]string `json:"selector,omitempty"`
+	NotReadyToo  bool              `json:"publishNotReadyAddresses,omitempty"`
+	Ports        []Port            `json:"ports,omitempty"`
+	Endpoints    []Endpoint        `json:"endpoints,omitempty"`
 }
 
 // ID is namespace/name.
@@ -56,11 +66,11 @@ func (s *Service) Headless() bool { return len(s.ClusterIPs) == 0 && s.ExternalN
 
 // Port is one port of a Service.
 type Port struct {
-	Name     string
-	Protocol string
-	Port     uint16
-	NodePort uint16
-	Target   string // number or name
+	Name     string `json:"name,omitempty"`
+	Protocol string `json:"protocol"`
+	Port     uint16 `json:"port"`
+	NodePort uint16 `json:"nodePort,omitempty"`
+	Target   string `json:"targetPort"` // number or name
 }
 
 func (p Port) String() string {
@@ -73,11 +83,11 @@ func (p Port) String() string {
 
 // Endpoint is one pod, or an address that is none, behind a Service.
 type Endpoint struct {
-	Pod    string // name, or the address
-	Addrs  []netip.Addr
-	Ports  map[string]uint16 // by the Service port's name
-	Ready  bool
-	Reason string
+	Pod    string            `json:"pod"` // name, or the address
+	Addrs  []netip.Addr      `json:"addresses"`
+	Ports  map[string]uint16 `json:"ports,omitempty"` // by the Service port's name
+	Ready  bool              `json:"ready"`
+	Reason string            `json:"reason,omitempty"`
 }
 
 // Addr is the endpoint's first address.
