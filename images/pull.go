@@ -165,7 +165,12 @@ func (s *Store) resolve(ctx context.Context, resolver remotes.Resolver, full str
 
 // fetchFrom gives the handler that brings blobs into the content store.
 func (s *Store) fetchFrom(ctx context.Context, resolver remotes.Resolver, j *pullJob) (cimages.HandlerFunc, error) {
-	fetcher, err := resolver.Fetcher(ctx, j.full)
+	whole, err := resolver.Fetcher(ctx, j.full)
+	if err != nil {
+		return nil, err
+	}
+	ranged(resolver)
+	parts, err := resolver.Fetcher(ctx, j.full)
 	if err != nil {
 		return nil, err
 	}
@@ -174,22 +179,34 @@ func (s *Store) fetchFrom(ctx context.Context, resolver remotes.Resolver, j *pul
 		return nil, err
 	}
 	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		p := Progress{Ref: j.full, Digest: d.Digest.String(), Total: d.Size}
-		handler := remotes.FetchHandler(s.content, watched{fetcher, s, p, j.tell})
-		_, err := handler(ctx, d)
-		if statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
-			// The registry cannot go on in the middle: begin again.
-			if err = s.content.Abort(ctx, remotes.MakeRefKey(ctx, d)); err == nil {
-				_, err = handler(ctx, d)
-			}
+		first := whole
+		if d.Size >= rangesFrom && s.ranges.TryAcquire(1) {
+			defer s.ranges.Release(1)
+			first = rangedFetcher{parts}
 		}
-		if err != nil {
+		p := Progress{Ref: j.full, Digest: d.Digest.String(), Total: d.Size}
+		if err := s.bring(ctx, d, watched{first, s, p, j.tell}, watched{whole, s, p, j.tell}); err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", d.Digest, registryError(err))
 		}
 		p.Bytes, p.Done = d.Size, true
 		j.tell(p)
 		return source(ctx, d)
 	}, nil
+}
+
+// bring puts a blob into the content store. When it cannot be gone on with what
+// an earlier try left, or that proves to be wrong, it begins again, once.
+func (s *Store) bring(ctx context.Context, d ocispec.Descriptor, first, again remotes.Fetcher) (err error) {
+	for _, fetcher := range []remotes.Fetcher{first, again} {
+		_, err = remotes.FetchHandler(s.content, fetcher)(ctx, d)
+		if statusOf(err) != http.StatusRequestedRangeNotSatisfiable && !errdefs.IsFailedPrecondition(err) {
+			return err
+		}
+		if left := s.content.Abort(ctx, remotes.MakeRefKey(ctx, d)); left != nil && !errdefs.IsNotFound(left) {
+			return errors.Join(err, left)
+		}
+	}
+	return err
 }
 
 // choosePlatform fetches an index and gives its manifest for the platform.

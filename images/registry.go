@@ -5,12 +5,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math"
+	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/containerd/v2/core/transfer"
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -26,8 +29,19 @@ func (s *Store) resolver(ctx context.Context, creds credentialFunc) remotes.Reso
 	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, s.hostOptions(creds))})
 }
 
+// ranged makes a resolver's fetchers ask for ranges, also from the first byte
+// on. That the parts are as large as can be leaves the choice of them to rangedFetcher.
+func ranged(r remotes.Resolver) {
+	if o, ok := r.(remotes.ResolverWithOptions); ok {
+		o.SetOptions(transfer.WithMaxConcurrentDownloads(2), transfer.WithConcurrentLayerFetchBuffer(math.MaxInt))
+	}
+}
+
 func (s *Store) hostOptions(creds credentialFunc) config.HostOptions {
-	o := config.HostOptions{Credentials: creds}
+	o := config.HostOptions{Credentials: creds, UpdateClient: func(c *http.Client) error {
+		c.Transport = bounded{c.Transport}
+		return nil
+	}}
 	if s.opts.RegistryConfig != "" {
 		o.HostDir = config.HostDirFromRoot(s.opts.RegistryConfig)
 	}
