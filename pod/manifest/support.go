@@ -95,7 +95,7 @@ func containerSections() []section {
 	return []section{
 		{
 			corev1.Container{},
-			"Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
+			"Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources resizePolicy volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
 				"livenessProbe readinessProbe startupProbe lifecycle restartPolicy=Always terminationMessagePath terminationMessagePolicy=File|FallbackToLogsOnError",
 			"the same for initContainers; restartPolicy makes one of these a sidecar, and probes and lifecycle are for sidecars and containers; images of registry localhost are never pulled",
 		},
@@ -122,7 +122,8 @@ func containerSections() []section {
 		{corev1.EnvFromSource{}, "Pod.spec.containers[].envFrom[]", "prefix configMapRef secretRef", ""},
 		{corev1.ConfigMapEnvSource{}, "configMapRef", "name optional", ""},
 		{corev1.SecretEnvSource{}, "secretRef", "name optional", ""},
-		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu and memory"},
+		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu and memory; a running container gets other ones in place, unless its resizePolicy says otherwise or the pod's QoS class would change"},
+		{corev1.ContainerResizePolicy{}, "Pod.spec.containers[].resizePolicy[]", "resourceName=cpu|memory restartPolicy=NotRequired|RestartContainer", ""},
 		{
 			corev1.SecurityContext{},
 			"Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default seccompProfile",

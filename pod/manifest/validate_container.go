@@ -28,6 +28,10 @@ func (c *checker) container(at string, k *corev1.Container, volumes map[string]b
 		c.once(at+".ports["+strconv.Itoa(i)+"].name", names, p.Name)
 	}
 	c.resources(at+".resources", &k.Resources)
+	resized := map[string]bool{}
+	for i, p := range k.ResizePolicy {
+		c.once(at+".resizePolicy["+strconv.Itoa(i)+"].resourceName", resized, string(p.ResourceName))
+	}
 	paths := map[string]bool{}
 	for i := range k.VolumeMounts {
 		p := at + ".volumeMounts[" + strconv.Itoa(i) + "]"

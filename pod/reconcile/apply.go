@@ -241,8 +241,21 @@ func (p *plan) compare(recreate string) {
 		p.object.Meta().UID = types.UID(uuid.NewString())
 		p.Note = "the pod is re-created: " + recreate + " changed"
 	case p.Kind == manifest.KindPod && p.object.Meta().Generation != p.old.Meta().Generation:
-		p.Note = "containers whose image changed are restarted"
+		p.Note = inPlace(&p.old.Value().(*corev1.Pod).Spec, &p.object.Value().(*corev1.Pod).Spec)
 	}
+}
+
+// inPlace says what becomes of a running pod whose spec was changed.
+func inPlace(old, now *corev1.PodSpec) string {
+	a := now.DeepCopy()
+	resizable(a, old)
+	switch {
+	case !resized(old, now):
+		return "containers whose image changed are restarted"
+	case same(a, old):
+		return "running containers are resized"
+	}
+	return "running containers are resized; those whose image changed are restarted"
 }
 
 // same compares as JSON, in which quantities and empty fields have one form.
@@ -259,7 +272,7 @@ func changedBeyondMeta(a, b manifest.Object) bool {
 }
 
 // podChange names the first field of the spec that makes another pod of it, "" if
-// there is none. The images of containers can change in place.
+// there is none. The images and resources of containers can change in place.
 func podChange(old, now *corev1.PodSpec) string {
 	a, b := old.DeepCopy(), now.DeepCopy()
 	for i := range a.Containers {
@@ -267,6 +280,7 @@ func podChange(old, now *corev1.PodSpec) string {
 			a.Containers[i].Image, a.Containers[i].ImagePullPolicy = b.Containers[i].Image, b.Containers[i].ImagePullPolicy
 		}
 	}
+	resizable(a, b)
 	a.TerminationGracePeriodSeconds = b.TerminationGracePeriodSeconds
 	if same(a, b) {
 		return ""

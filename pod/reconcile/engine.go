@@ -23,6 +23,7 @@ import (
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
 	"github.com/pausa-run/pausa/pod/probe"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 // PodManager is what the loop needs of *pod.Manager.
@@ -35,6 +36,7 @@ type PodManager interface {
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	Update(ctx context.Context, id string, r runtime.Resources) error
 	Containers() []pod.Container
 	Subscribe() (events <-chan pod.Event, cancel func())
 	probe.Access

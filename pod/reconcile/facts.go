@@ -154,6 +154,11 @@ func (d *driver) StopContainer(ctx context.Context, id string, grace time.Durati
 	return d.PodManager.StopContainer(ctx, id, grace)
 }
 
+func (d *driver) Update(ctx context.Context, id string, r runtime.Resources) error {
+	defer d.invalidate()
+	return d.PodManager.Update(ctx, id, r)
+}
+
 func (d *driver) RemoveContainer(ctx context.Context, id string) error {
 	defer d.invalidate()
 	return d.PodManager.RemoveContainer(ctx, id)

@@ -226,6 +226,20 @@ func (f *fakePods) StartContainer(ctx context.Context, id string) error {
 	})
 }
 
+// Update sets what is set in r, as the manager does.
+func (f *fakePods) Update(ctx context.Context, id string, r runtime.Resources) error {
+	f.mu.Lock()
+	c := f.ctrs[id]
+	f.mu.Unlock()
+	if c == nil {
+		return pod.ErrNotFound
+	}
+	return f.do(ctx, "Update "+c.Config.Name, func() error {
+		c.Config.Resources = r
+		return nil
+	})
+}
+
 // ExecSync notes the command as "Exec CONTAINER WORD" and ends with its code.
 func (f *fakePods) ExecSync(ctx context.Context, id string, args []string, _ time.Duration) ([]byte, []byte, int, error) {
 	f.mu.Lock()

@@ -144,6 +144,51 @@ func TestApplyTwice(t *testing.T) {
 	}
 }
 
+// Other resources reach a running container, by a restart where its policy wants
+// one, unless the pod would be of another class.
+func TestApplyResizes(t *testing.T) {
+	w := newWorld(t)
+	of := func(cpu, limits string) string {
+		return strings.Replace(onePod, "{name: c, image: busybox}", "{name: c, image: busybox, resizePolicy: [{resourceName: memory, restartPolicy: RestartContainer}], "+
+			"resources: {requests: {cpu: "+cpu+"}, limits: {"+limits+"}}}", 1)
+	}
+	onePod := func(text string) string { return strings.Replace(text, "POLICY", "Always", 1) }
+	w.apply(onePod(of("100m", "cpu: 1, memory: 64Mi")))
+	w.until("the pod is ready", w.ready("p"))
+	uid := w.pod("p").UID
+	for _, step := range []struct {
+		cpu, limits string
+		calls       []string
+		want        runtime.Resources
+	}{
+		{"200m", "cpu: 2, memory: 64Mi", []string{"Update c"}, runtime.Resources{CPUShares: 204, CPUQuota: 200_000, CPUPeriod: 100_000, MemoryLimit: 64 << 20}},
+		{"200m", "memory: 64Mi", []string{"Update c"}, runtime.Resources{CPUShares: 204, CPUQuota: -1, CPUPeriod: 100_000, MemoryLimit: 64 << 20}},
+		{"200m", "memory: 96Mi", []string{"StopContainer c", "CreateContainer c", "StartContainer c"}, runtime.Resources{CPUShares: 204, MemoryLimit: 96 << 20}},
+	} {
+		w.quiet()
+		calls := len(w.pods.history())
+		if r := w.apply(onePod(of(step.cpu, step.limits))); r[0].Note != "running containers are resized" {
+			t.Errorf("%s: %+v", step.limits, r[0])
+		}
+		w.until("it has "+step.limits, func() bool {
+			p := w.pod("p")
+			return isReady(p, &p.Status) && same(p.Status.ContainerStatuses[0].Resources, p.Spec.Containers[0].Resources)
+		})
+		w.quiet()
+		if diff := cmp.Diff(step.calls, w.pods.history()[calls:]); diff != "" {
+			t.Errorf("%s: %s", step.limits, diff)
+		}
+		got := w.pods.Containers()[0].Config.Resources
+		step.want.PidsLimit, step.want.OOMScoreAdj = got.PidsLimit, got.OOMScoreAdj
+		if diff := cmp.Diff(step.want, got); diff != "" {
+			t.Errorf("%s: %s", step.limits, diff)
+		}
+	}
+	if r := w.apply(onePod(of("200m", "cpu: 200m, memory: 96Mi"))); !strings.Contains(r[0].Note, "re-created") && w.pod("p").UID == uid {
+		t.Errorf("another class: %+v", r[0])
+	}
+}
+
 const onePod = `
 apiVersion: v1
 kind: Pod

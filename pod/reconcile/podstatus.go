@@ -205,6 +205,9 @@ func (e *Engine) containerStatus(p *corev1.Pod, c *corev1.Container, b *box, isI
 		st.LastTerminationState.Terminated = e.terminated(p, c, list[1])
 	}
 	running := last.Status == runtime.Running && b.Ready
+	if running {
+		st.Resources, st.AllocatedResources = inForce(c, last.Config.Resources), c.Resources.Requests
+	}
 	switch {
 	case running:
 		st.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(last.StartedAt)}

@@ -177,12 +177,7 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	case last.Status == runtime.Running && last.Config.ImageName == c.Image:
 		s.running(ctx, c, last)
 	case last.Status == runtime.Running:
-		// The image was changed: this container alone is restarted, in the same pod.
-		if err := s.e.stopContainer(ctx, s.box, last, graceOf(s.pod)); err != nil {
-			s.fail(err)
-			return
-		}
-		s.start(ctx, c)
+		s.replace(ctx, c, last) // the image was changed
 	case last.Config.ImageName != c.Image:
 		s.start(ctx, c)
 	case s.restarts(c.Name, last):
@@ -194,11 +189,27 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	}
 }
 
-// running ends a container that its probe gave up.
+// replace restarts a container as its manifest is now, in the same pod.
+func (s *podSync) replace(ctx context.Context, c *corev1.Container, last pod.Container) {
+	if err := s.e.stopContainer(ctx, s.box, last, graceOf(s.pod)); err != nil {
+		s.fail(err)
+		return
+	}
+	s.start(ctx, c)
+}
+
+// running resizes a container, and ends one that its probe gave up.
 func (s *podSync) running(ctx context.Context, c *corev1.Container, last pod.Container) {
 	st, _ := s.e.probes.State(last.ID)
 	if st.Failed == "" {
 		s.e.notes.clear(s.pod.UID, c.Name)
+		restart, err := s.resize(ctx, c, last)
+		if err != nil {
+			s.fail(err)
+		}
+		if restart {
+			s.replace(ctx, c, last)
+		}
 		return
 	}
 	grace := graceOf(s.pod)
