@@ -14,10 +14,14 @@ import (
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/reconcile"
+	"github.com/pausa-run/pausa/runtime"
 )
 
-// idle stands for pods, images and services where nothing runs.
+// idle stands for pods and images where nothing runs.
 type idle struct{}
+
+// noTable stands for the table of Services.
+type noTable struct{}
 
 func (idle) Run(context.Context, pod.Config) (string, error) { return "", pod.ErrUnavailable }
 func (idle) Stop(context.Context, string) error              { return nil }
@@ -30,6 +34,7 @@ func (idle) CreateContainer(context.Context, string, pod.ContainerConfig) (strin
 func (idle) StartContainer(context.Context, string) error               { return nil }
 func (idle) StopContainer(context.Context, string, time.Duration) error { return nil }
 func (idle) RemoveContainer(context.Context, string) error              { return nil }
+func (idle) Update(context.Context, string, runtime.Resources) error    { return nil }
 func (idle) Subscribe() (<-chan pod.Event, func())                      { return make(chan pod.Event), func() {} }
 
 func (idle) Dial(context.Context, string, netip.AddrPort) (net.Conn, error) {
@@ -43,17 +48,17 @@ func (idle) ExecSync(context.Context, string, []string, time.Duration) ([]byte, 
 func (idle) Get(context.Context, string) (images.Image, error) {
 	return images.Image{}, images.ErrNotFound
 }
-func (idle) Sync(context.Context, []service.Service) error { return nil }
-func (idle) Resync(context.Context) error                  { return nil }
-func (idle) Update(context.Context, []service.Service, []service.ID) error {
+func (noTable) Sync(context.Context, []service.Service) error { return nil }
+func (noTable) Resync(context.Context) error                  { return nil }
+func (noTable) Update(context.Context, []service.Service, []service.ID) error {
 	return nil
 }
-func (idle) Watch(context.Context) <-chan struct{} { return make(chan struct{}) }
+func (noTable) Watch(context.Context) <-chan struct{} { return make(chan struct{}) }
 
 func newDeclared(t *testing.T) declared {
 	t.Helper()
 	engine, err := reconcile.New(reconcile.Options{
-		StateDir: t.TempDir(), RunDir: t.TempDir(), Pods: idle{}, Images: idle{}, Services: idle{},
+		StateDir: t.TempDir(), RunDir: t.TempDir(), Pods: idle{}, Images: idle{}, Services: noTable{},
 		Alloc: service.NewAllocator([]netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, 30000, 30010),
 	})
 	if err != nil {
