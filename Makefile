@@ -54,6 +54,10 @@ $(GOLANGCI):
 bench: deps build ## Go benchmarks, the CRI socket's medians, pulls and imports of a large image
 	@hack/bench.sh
 
+.PHONY: hostile
+hostile: ## an image of a million files: how much memory it takes
+	@$(GO) test ./images -count=1 -timeout 60m -v -run 'TestManyTinyFiles$$' -tinyfiles 1000000
+
 .PHONY: critest
 critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it
 	@$(GO) run ./integration/critrun -focus '$(RUN)'

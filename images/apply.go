@@ -53,7 +53,7 @@ func (a *applier) Apply(ctx context.Context, d ocispec.Descriptor, mounts []moun
 	sum := digest.Canonical.Digester()
 	ahead := readAhead(io.TeeReader(plain, sum.Hash()))
 	defer ahead.Close()
-	seen := directories{root: root, own: map[string]bool{}}
+	seen := directories{limits: limits{root: root}, own: map[string]bool{}}
 	if _, err := archive.Apply(ctx, root, ahead, archive.WithConvertWhiteout(seen.convert)); err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -94,12 +94,15 @@ func decompress(ctx context.Context, mediaType string, r io.Reader) (io.ReadClos
 
 // directories are those that a layer's tar makes below root.
 type directories struct {
-	root string
-	own  map[string]bool // whether it has an entry of its own
+	limits
+	own map[string]bool // whether it has an entry of its own
 }
 
 // convert sees each entry with the path that it gets, after its parents were made.
 func (d *directories) convert(h *tar.Header, path string) (bool, error) {
+	if err := d.check(h); err != nil {
+		return false, err
+	}
 	for dir := filepath.Dir(path); len(dir) > len(d.root); dir = filepath.Dir(dir) {
 		if _, known := d.own[dir]; known {
 			break

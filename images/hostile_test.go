@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,6 +92,13 @@ func badArchives(t testing.TB) map[string]struct {
 		deep = text(t, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: indexType, Manifests: []ocispec.Descriptor{describe(mt, deep)}})
 		chain, mt = append(chain, deep), indexType
 	}
+	sized := func(n int64) ocispec.Descriptor {
+		d := layerDesc
+		d.Size = n
+		return d
+	}
+	emptyTar := make([]byte, 1024)
+	otherConfig := text(t, ocispec.Image{RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{digest.FromString("other")}}})
 	otherArch := small("localhost/a:1")
 	otherArch.Platform = ocispec.Platform{OS: "linux", Architecture: "s390x"}
 	return map[string]struct {
@@ -122,6 +130,16 @@ func badArchives(t testing.TB) map[string]struct {
 		"too few layers":       {layoutOf(t, manifestType, config, manifest(t, configDesc)), "layers"},
 		"index in index × 100": {layoutOf(t, indexType, chain...), "deep"},
 		"huge manifest":        {layoutOf(t, manifestType, append(manifest(t, configDesc), bytes.Repeat([]byte(" "), maxDocument)...)), "limit"},
+		"huge config":          {layoutOf(t, manifestType, layer, manifest(t, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: configDesc.Digest, Size: 100 << 20}, layerDesc)), "limit"},
+		"wrong diff id":        {layoutOf(t, manifestType, otherConfig, emptyTar, manifest(t, describe(ocispec.MediaTypeImageConfig, otherConfig), describe(ocispec.MediaTypeImageLayer, emptyTar))), "diff"},
+		"blob of no bytes":     {layoutOf(t, manifestType, config, layer, manifest(t, configDesc, sized(0))), "0 bytes by its descriptor"},
+		"blob of less":         {layoutOf(t, manifestType, config, layer, manifest(t, configDesc, sized(-5))), "-5 bytes by its descriptor"},
+		"blob of terabytes":    {layoutOf(t, manifestType, config, layer, manifest(t, configDesc, sized(1<<50))), "damaged or forged"},
+		"20,000 layers":        {layoutOf(t, manifestType, config, manifest(t, configDesc, slices.Repeat([]ocispec.Descriptor{layerDesc}, 20_000)...)), "20000 layers; the limit is 127"},
+		"100,000 layers":       {layoutOf(t, manifestType, config, manifest(t, configDesc, slices.Repeat([]ocispec.Descriptor{layerDesc}, 100_000)...)), "limit"},
+		"bad digest":           {layoutOf(t, manifestType, config, manifest(t, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: "sha256:../../../etc/passwd", Size: 5}, layerDesc)), "invalid"},
+		"itself as config":     {files(t, map[string][]byte{"manifest.json": []byte(`[{"Config":"manifest.json","RepoTags":["a:1"],"Layers":["manifest.json"]}]`)}), "import archive"},
+		"archive of 10^6 tags": {files(t, map[string][]byte{"manifest.json": []byte(`[{"Config":"c","RepoTags":["a:1"` + strings.Repeat(`,"a:1"`, 1_000_000) + `],"Layers":[]}]`)}), "import archive"},
 		"another machine":      {packed(t, otherArch), "linux/s390x"},
 		"hostile name":         {packed(t, small("../../etc/passwd")), "invalid image reference"},
 	}

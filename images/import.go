@@ -130,7 +130,7 @@ func (s *Store) lease(ctx context.Context, what string) (_ context.Context, done
 		return nil, nil, s.explain(err)
 	}
 	return leases.WithLease(ctx, l.ID), func() {
-		if err := s.leases.Delete(context.WithoutCancel(ctx), l); err != nil {
+		if err := s.evenIfFull(func() error { return s.leases.Delete(context.WithoutCancel(ctx), l) }); err != nil {
 			s.log.Warn("a lease cannot be removed; the next start does it", "lease", l.ID, "err", err)
 		}
 		s.collectSoon()

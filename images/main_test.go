@@ -3,6 +3,7 @@ package images
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -29,6 +30,12 @@ func TestMain(m *testing.M) {
 	if os.Getenv(crashEnv) != "" {
 		crash()
 	}
+	if os.Getenv(importEnv) != "" {
+		importOnce()
+		os.Exit(0)
+	}
+	flag.Int("tinyfiles", 10_000, "files of the layer of TestManyTinyFiles")
+	flag.Parse()
 	fuzzing := slices.ContainsFunc(os.Args, func(a string) bool { return strings.HasPrefix(a, "-test.fuzz") })
 	if os.Getenv(insideEnv) != "" || os.Geteuid() != 0 || fuzzing {
 		os.Exit(m.Run())

@@ -71,11 +71,7 @@ func (s *Store) forget(ctx context.Context, names []string) error {
 	ctx = in(ctx)
 	var all error
 	for _, n := range names {
-		err := s.rows.Delete(ctx, n)
-		if errors.Is(err, syscall.ENOSPC) {
-			_ = os.Remove(s.path("reserve"))
-			err = s.rows.Delete(ctx, n)
-		}
+		err := s.evenIfFull(func() error { return s.rows.Delete(ctx, n) })
 		if err != nil && !errdefs.IsNotFound(err) {
 			all = errors.Join(all, fmt.Errorf("remove image %s: %w", n, err))
 		}
@@ -85,7 +81,19 @@ func (s *Store) forget(ctx context.Context, names []string) error {
 	return all
 }
 
-// reserve keeps some space of the disk back for Remove.
+// evenIfFull does what frees space; on a full disk with the space that is held
+// back. The next collection takes that back.
+func (s *Store) evenIfFull(free func() error) error {
+	err := free()
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	s.full.Store(true)
+	_ = os.Remove(s.path("reserve"))
+	return free()
+}
+
+// reserve keeps some space of the disk back for what frees more.
 func (s *Store) reserve() {
 	f, err := os.OpenFile(s.path("reserve"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

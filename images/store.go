@@ -77,7 +77,8 @@ type Store struct {
 	flights *flights
 	rootfs  rootfsFolder
 	spares  *spares
-	pulling sync.Map // by id, the leases of pulls that are under way
+	full    atomic.Bool // something failed for want of space: what is left of it has no record
+	pulling sync.Map    // by id, the leases of pulls that are under way
 
 	mu       sync.Mutex // names of images, and who uses which
 	used     map[string]string
@@ -201,7 +202,11 @@ func (s *Store) Close() error {
 	s.stop()
 	s.closeSpares()
 	s.work.Wait()
-	return errors.Join(s.rootfs.close(), s.lock.Truncate(0), s.shut())
+	err := s.rootfs.close()
+	if !s.full.Load() { // else the next start has to look around, as after a kill
+		err = errors.Join(err, s.lock.Truncate(0))
+	}
+	return errors.Join(err, s.shut())
 }
 
 func (s *Store) shut() error {
@@ -275,11 +280,27 @@ func (s *Store) sweep(ctx context.Context) error {
 	return nil
 }
 
+// sweepIfFull looks for what work that the disk had no space for has left.
+func (s *Store) sweepIfFull() {
+	if !s.full.Swap(false) {
+		return
+	}
+	if err := s.evenIfFull(func() error { return s.sweep(in(context.Background())) }); err != nil {
+		s.full.Store(true)
+		s.log.Warn("what a full disk left behind cannot be looked for; it is tried again at the next change", "err", err)
+	}
+}
+
 // garbage collects; it returns when the disk space is free.
 func (s *Store) garbage() {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
-	if _, err := s.db.GarbageCollect(in(context.Background())); err != nil {
+	s.sweepIfFull()
+	err := s.evenIfFull(func() error {
+		_, err := s.db.GarbageCollect(in(context.Background()))
+		return err
+	})
+	if err != nil {
 		s.log.Warn("unused image content cannot be removed; it is tried again at the next change", "err", err)
 	}
 	s.usage.forget()

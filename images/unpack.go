@@ -41,12 +41,13 @@ type taking struct {
 
 	mu    sync.Mutex
 	depth map[digest.Digest]int
+	read  map[digest.Digest]bool
 }
 
 // take fetches what is under t.target and unpacks each layer as soon as it is
 // there, whatever became of those below it; they are put onto each other in order. The caller holds a lease in ctx.
 func (s *Store) take(ctx context.Context, t *taking) error {
-	t.depth = map[digest.Digest]int{t.target.Digest: 0}
+	t.depth, t.read = map[digest.Digest]int{t.target.Digest: 0}, map[digest.Digest]bool{}
 	if t.platform == nil {
 		t.platform, t.wanted = s.platform, platforms.Format(platforms.DefaultSpec())
 	}
@@ -77,6 +78,9 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 		err = failed
 	}
 	if err != nil {
+		if errors.Is(err, syscall.ENOSPC) {
+			s.full.Store(true)
+		}
 		return s.explain(err)
 	}
 	return s.usable(ctx, t)
@@ -86,6 +90,9 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 func (t *taking) sane(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 	if err := d.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w", short(d.Digest.String()), err)
+	}
+	if err := checkSize(d); err != nil {
+		return nil, err
 	}
 	if d.MediaType == cimages.MediaTypeDockerSchema1Manifest {
 		return nil, fmt.Errorf("%s is a manifest of docker's schema 1, which is no longer supported: build or push the image again", d.Digest)
@@ -126,6 +133,9 @@ func (t *taking) present(store content.InfoProvider) cimages.HandlerFunc {
 // children reads manifests and indexes and refuses what is not a container image.
 func (t *taking) children(provider content.Provider) cimages.HandlerFunc {
 	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if !t.first(d.Digest) {
+			return nil, nil // documents that name each other many times would never end
+		}
 		all, err := cimages.Children(ctx, provider, d)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", d.Digest, err)
@@ -147,6 +157,15 @@ func (t *taking) children(provider content.Provider) cimages.HandlerFunc {
 		}
 		return kept, nil
 	}
+}
+
+// first tells whether a document is read for the first time.
+func (t *taking) first(d digest.Digest) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	was := t.read[d]
+	t.read[d] = true
+	return !was
 }
 
 // checkManifest wants a config and layers that can be unpacked; all is the
