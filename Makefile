@@ -59,8 +59,8 @@ hostile: ## an image of a million files: how much memory it takes
 	@$(GO) test ./images -count=1 -timeout 60m -v -run 'TestManyTinyFiles$$' -tinyfiles 1000000
 
 .PHONY: critest
-critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it
-	@$(GO) run ./integration/critrun -focus '$(RUN)'
+critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it, RUNTIME=/usr/sbin/runc
+	@$(GO) run ./integration/critrun -focus '$(RUN)' -runtime '$(RUNTIME)'
 
 bin/tools/critest: integration/critest/go.mod integration/critest/go.sum
 	cd integration/critest && CGO_ENABLED=0 $(GO) test -c -o ../../$@ sigs.k8s.io/cri-tools/cmd/critest

@@ -10,6 +10,7 @@ import (
 // What strangers may send. A name travels in file names, cgroup paths and
 // CNI_ARGS, a DNS entry in a line of resolv.conf: they are refused, never escaped.
 const (
+	maxName    = 253
 	maxPath    = 4095
 	maxStrings = 1 << 20 // bytes of a request's labels or annotations together
 	maxID      = 1<<31 - 1
@@ -46,9 +47,9 @@ func checkName(field, s string) error {
 	switch {
 	case s == "":
 		return invalid(field, "is empty")
-	case len(s) > 253:
-		return invalid(field, "has %d bytes: at most 253 are allowed", len(s))
-	case !named(s, "._-", 253) || strings.Contains(s, ".."):
+	case len(s) > maxName:
+		return invalid(field, "has %d bytes: at most %d are allowed", len(s), maxName)
+	case !named(s, "._-", maxName) || strings.Contains(s, ".."):
 		return invalid(field, "%q: letters, digits, '-', '_' and '.' are allowed, first and last a letter or digit, no '..'", s)
 	}
 	return nil

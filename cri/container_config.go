@@ -34,6 +34,7 @@ func containerConfig(c *criv1.ContainerConfig, p pod.Config) (pod.ContainerConfi
 		func() error { return containerProcess(&cfg, c) },
 		func() (err error) { cfg.Mounts, err = mounts(c.Mounts); return err },
 		func() (err error) { cfg.Devices, err = devices(c.Devices); return err },
+		func() (err error) { cfg.CDIDevices, err = cdiDevices(c); return err },
 		func() (err error) {
 			cfg.Resources, err = resources(c.Linux.GetResources())
 			return within("linux.resources", err)
@@ -68,9 +69,6 @@ func checkContainerNames(c *criv1.ContainerConfig) error {
 	}
 	if path.IsAbs(c.LogPath) || c.LogPath != "" && path.Clean(c.LogPath) == "." {
 		return invalid("log_path", "%q is not a path below the pod's log_directory", c.LogPath)
-	}
-	if len(c.CDIDevices) > 0 {
-		return invalid("CDI_devices", "CDI is not supported: give the device nodes in devices")
 	}
 	return nil
 }
@@ -162,6 +160,22 @@ func devices(all []*criv1.Device) ([]runtime.Device, error) {
 		out = append(out, runtime.Device{HostPath: d.HostPath, ContainerPath: d.ContainerPath, Permissions: perm})
 	}
 	return out, nil
+}
+
+// cdiDevices are those of the field and those of the annotations that device plugins write.
+func cdiDevices(c *criv1.ContainerConfig) ([]string, error) {
+	var given []string
+	for i, d := range c.CDIDevices {
+		if _, err := pod.CDIDevices([]string{d.GetName()}, nil); err != nil {
+			return nil, invalid(fmt.Sprintf("CDI_devices[%d].name", i), "%v", err)
+		}
+		given = append(given, d.Name)
+	}
+	all, err := pod.CDIDevices(given, c.Annotations)
+	if err != nil {
+		return nil, invalid("annotations", "%v", err)
+	}
+	return all, nil
 }
 
 // mounts translates mounts; idmapped mounts are refused.

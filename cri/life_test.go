@@ -326,7 +326,7 @@ func TestInParts(t *testing.T) {
 
 func TestStatusAndConfig(t *testing.T) {
 	d := newDaemon(t, func(o *Options) {
-		o.Handlers = []Handler{{RecursiveReadOnly: true}, {Name: "test-handler"}}
+		o.Handlers, _ = runtime.NewHandlers("", []string{"test-handler"}, runtime.Handler{Name: "gone", Program: &runtime.Program{Name: "gone", Path: "/no/such/program"}})
 		o.Info = func(context.Context) (Info, error) {
 			return Info{StateDir: "/s", KeeperPid: 7, StartedAt: time.Unix(0, 0).UTC(), Warnings: []string{"no CAP_X"}}, nil
 		}
@@ -337,8 +337,9 @@ func TestStatusAndConfig(t *testing.T) {
 		t.Errorf("version: %v %v", v, err)
 	}
 	s, err := d.rt.Status(ctx, &criv1.StatusRequest{Verbose: true})
-	if err != nil || len(s.Status.Conditions) != 2 || !s.Status.Conditions[0].Status || !s.Status.Conditions[1].Status ||
-		len(s.RuntimeHandlers) != 2 || !s.RuntimeHandlers[0].Features.RecursiveReadOnlyMounts || !s.Features.SupplementalGroupsPolicy || !strings.Contains(s.Info["info"], "no CAP_X") {
+	if err != nil || len(s.Status.Conditions) != 3 || !s.Status.Conditions[0].Status || !s.Status.Conditions[1].Status ||
+		s.Status.Conditions[2].Status || !strings.Contains(s.Status.Conditions[2].Message, "gone: its program is not there") ||
+		len(s.RuntimeHandlers) != 3 || s.RuntimeHandlers[0].Name != "" || s.RuntimeHandlers[2].Name != "test-handler" || !s.RuntimeHandlers[0].Features.RecursiveReadOnlyMounts || !s.Features.SupplementalGroupsPolicy || !strings.Contains(s.Info["info"], "no CAP_X") {
 		t.Errorf("status: %v %v", s, err)
 	}
 	d.pods.network = network.ErrNotReady

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,8 +16,11 @@ import (
 
 // RunPodSandbox makes a pod. A duplicate of a request that is being served joins it.
 func (s *runtimeService) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
-	if !slices.ContainsFunc(s.o.Handlers, func(h Handler) bool { return h.Name == r.RuntimeHandler }) {
-		return nil, invalid("runtime_handler", "%.80q is not configured", r.RuntimeHandler)
+	if len(r.RuntimeHandler) > maxName {
+		return nil, invalid("runtime_handler", "has %d bytes: at most %d are allowed", len(r.RuntimeHandler), maxName)
+	}
+	if _, err := s.o.Handlers.Find(r.RuntimeHandler); errors.Is(err, runtime.ErrNotFound) {
+		return nil, invalid("runtime_handler", "%v", err)
 	}
 	cfg, err := podConfig(r.Config, r.RuntimeHandler)
 	if err != nil {

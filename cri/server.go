@@ -15,6 +15,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 // maxMessage is the largest request that is read, and the largest answer that a kubelet reads.
@@ -34,18 +35,13 @@ type Options struct {
 	Version    string // of the daemon, "1.2.3"
 	// CgroupDriver is "cgroupfs" (also "") or "systemd".
 	CgroupDriver string
-	// Handlers are the runtime handlers that a pod may ask for; nil is the built-in one alone, whose name is "".
-	Handlers []Handler
+	// Handlers are the runtime handlers that a pod may ask for; nil is the built-in one alone.
+	Handlers *runtime.Handlers
+	// UserNamespaces: this host can map the ids of images, so that pods may have user namespaces.
+	UserNamespaces bool
 	// Info tells the command line of the daemon; nil gives the version alone.
 	Info func(context.Context) (Info, error)
 	Log  *slog.Logger // nil discards
-}
-
-// Handler is one runtime handler and what it can do.
-type Handler struct {
-	Name              string
-	RecursiveReadOnly bool
-	UserNamespaces    bool // with idmapped mounts
 }
 
 // Info is what the daemon knows of itself and its host.
@@ -81,7 +77,10 @@ func New(o Options) (*Server, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Handlers == nil {
-		o.Handlers = []Handler{{RecursiveReadOnly: true}}
+		var err error
+		if o.Handlers, err = runtime.NewHandlers("", nil); err != nil {
+			return nil, err
+		}
 	}
 	s := &Server{o: o, log: o.Log, stopping: make(chan struct{})}
 	s.grpc = grpc.NewServer(

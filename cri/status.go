@@ -2,8 +2,10 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	goruntime "runtime"
+	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -29,11 +31,9 @@ func (s *runtimeService) Status(ctx context.Context, r *criv1.StatusRequest) (*c
 		}},
 		Features: &criv1.RuntimeFeatures{SupplementalGroupsPolicy: true, MountOptions: true},
 	}
-	for _, h := range s.o.Handlers {
-		out.RuntimeHandlers = append(out.RuntimeHandlers, &criv1.RuntimeHandler{
-			Name:     h.Name,
-			Features: &criv1.RuntimeHandlerFeatures{RecursiveReadOnlyMounts: h.RecursiveReadOnly, UserNamespaces: h.UserNamespaces},
-		})
+	var missing error
+	if out.RuntimeHandlers, missing = s.runtimeHandlers(); missing != nil {
+		out.Status.Conditions = append(out.Status.Conditions, condition("RuntimeHandlersReady", "ProgramMissing", missing))
 	}
 	if r.Verbose {
 		own := Info{}
@@ -52,6 +52,29 @@ func (s *runtimeService) Status(ctx context.Context, r *criv1.StatusRequest) (*c
 		}{own, s.o.Version, len(s.o.Pods.Pods()), len(s.o.Pods.Containers()), goruntime.NumGoroutine()})
 	}
 	return out, nil
+}
+
+// runtimeHandlers are all names that a pod may ask for; "" is the default one.
+// A handler whose program is missing is not among them, but in the error.
+func (s *runtimeService) runtimeHandlers() (out []*criv1.RuntimeHandler, missing error) {
+	all, standard := s.o.Handlers.List()
+	for _, h := range all {
+		if h.Problem != nil {
+			missing = errors.Join(missing, fmt.Errorf("runtime handler %s: %w", h.Name, h.Problem))
+			continue
+		}
+		names := append([]string{h.Name}, h.Aliases...)
+		if slices.Contains(names, standard) {
+			names = append([]string{""}, names...)
+		}
+		for _, name := range names {
+			out = append(out, &criv1.RuntimeHandler{Name: name, Features: &criv1.RuntimeHandlerFeatures{
+				RecursiveReadOnlyMounts: h.Features.RecursiveReadOnly,
+				UserNamespaces:          s.o.UserNamespaces && h.Features.UserNamespaces && h.Features.IDMap,
+			}})
+		}
+	}
+	return out, missing
 }
 
 func condition(name, reason string, err error) *criv1.RuntimeCondition {

@@ -8,6 +8,8 @@ pkgs=(
   gcc libc6-dev libseccomp-dev pkg-config
   # the image of examples and tests, and tools the tests look at the kernel with
   busybox-static nftables iproute2 conntrack util-linux procps shellcheck
+  # runtime handlers
+  runc crun
   # a VM with cgroup v2
   qemu-system-x86 mmdebstrap squashfs-tools cpio e2fsprogs kmod
 )

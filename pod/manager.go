@@ -74,7 +74,11 @@ type Options struct {
 	Images   Images
 	// AppArmor turns what a container asks for into the name of a loaded profile, "" for none; nil: there are none.
 	AppArmor func(want string) (profile string, err error)
-	Log      *slog.Logger
+	// Handlers make the containers; nil: the keeper's own alone.
+	Handlers *runtime.Handlers
+	// CDIDirs hold the specs of CDI devices; those of a later folder count first.
+	CDIDirs []string
+	Log     *slog.Logger
 }
 
 // Manager makes and ends pods and their containers. Lists and statuses are
@@ -129,6 +133,12 @@ type container struct {
 func New(o Options) (*Manager, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Handlers == nil {
+		var err error
+		if o.Handlers, err = runtime.NewHandlers("", nil); err != nil {
+			return nil, err
+		}
 	}
 	bootID, err := boot.ID()
 	if err != nil {

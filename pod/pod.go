@@ -35,7 +35,7 @@ type Config struct {
 	Labels       map[string]string `json:"labels,omitempty"`
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	LogDirectory string            `json:"logDirectory,omitempty"`
-	Handler      string            `json:"handler,omitempty"` // runtime handler; "" is the built-in one
+	Handler      string            `json:"handler,omitempty"` // runtime handler, by name or alias; "" is the default one
 
 	DNS         *DNS                  `json:"dns,omitempty"` // nil: the host's resolv.conf
 	HostAliases []HostAlias           `json:"hostAliases,omitempty"`
@@ -115,6 +115,7 @@ type ContainerConfig struct {
 	ReadonlyRootfs  bool              `json:"readonlyRootfs,omitempty"`
 	Mounts          []runtime.Mount   `json:"mounts,omitempty"`
 	Devices         []runtime.Device  `json:"devices,omitempty"`
+	CDIDevices      []string          `json:"cdiDevices,omitempty"` // vendor.com/class=name
 	Resources       runtime.Resources `json:"resources,omitzero"`
 	Security        runtime.Security  `json:"security,omitzero"`
 	Rlimits         []runtime.Rlimit  `json:"rlimits,omitempty"`

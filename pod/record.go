@@ -23,8 +23,9 @@ type podRecord struct {
 	ID        string         `json:"id"`
 	Config    Config         `json:"config"`
 	CreatedAt time.Time      `json:"createdAt"`
-	Made      bool           `json:"made,omitempty"`   // Run came to its end
-	Cgroup    string         `json:"cgroup,omitempty"` // parent of its containers' groups
+	Runtime   string         `json:"runtime,omitempty"` // the handler that Config.Handler meant when the pod was made
+	Made      bool           `json:"made,omitempty"`    // Run came to its end
+	Cgroup    string         `json:"cgroup,omitempty"`  // parent of its containers' groups
 	Net       network.Result `json:"net,omitzero"`
 	StoppedAt time.Time      `json:"stoppedAt,omitzero"`
 	Removing  bool           `json:"removing,omitempty"` // nothing but removal is left to do

@@ -36,7 +36,11 @@ func (m *Manager) Run(ctx context.Context, cfg Config) (id string, err error) {
 	if err := errors.Join(cfg.check(), m.checkCgroupParent(cfg.CgroupParent)); err != nil {
 		return "", err
 	}
-	p, first := m.reservePod(cfg)
+	handler, err := m.handler(cfg.Handler)
+	if err != nil {
+		return "", fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
+	}
+	p, first := m.reservePod(cfg, handler.Name)
 	if !first {
 		return m.joinPod(ctx, p)
 	}
@@ -59,7 +63,7 @@ func (m *Manager) Run(ctx context.Context, cfg Config) (id string, err error) {
 }
 
 // reservePod takes the name, or returns who has it.
-func (m *Manager) reservePod(cfg Config) (p *sandbox, first bool) {
+func (m *Manager) reservePod(cfg Config, handler string) (p *sandbox, first bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := cfg.nameKey()
@@ -67,7 +71,7 @@ func (m *Manager) reservePod(cfg Config) (p *sandbox, first bool) {
 		return p, false
 	}
 	p = &sandbox{made: make(chan struct{}), ctrs: map[string]*container{}}
-	p.rec = podRecord{Version: recordVersion, BootID: m.bootID, ID: newID(), Config: cfg, CreatedAt: time.Now()}
+	p.rec = podRecord{Version: recordVersion, BootID: m.bootID, ID: newID(), Config: cfg, Runtime: handler, CreatedAt: time.Now()}
 	p.rec.Cgroup = m.newPodGroup(p.rec.ID, &cfg)
 	m.pods[p.rec.ID], m.names[key] = p, p.rec.ID
 	return p, true

@@ -68,8 +68,18 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if err != nil {
 		return none, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if err := injectCDI(spec, cfg.CDIDevices, m.opts.CDIDirs); err != nil {
+		return none, err
+	}
+	handler, err := m.handler(c.pod.rec.Runtime)
+	if err == nil {
+		err = checkHandler(handler, spec)
+	}
+	if err != nil {
+		return none, err
+	}
 	return runtime.ContainerSpec{
-		ID: c.rec.ID, PodID: c.rec.PodID, Spec: spec, LogPath: c.rec.LogPath, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
+		ID: c.rec.ID, PodID: c.rec.PodID, Spec: spec, Program: handler.Program, LogPath: c.rec.LogPath, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce,
 	}, nil
 }
 

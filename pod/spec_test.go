@@ -133,7 +133,6 @@ func TestConfigCheck(t *testing.T) {
 		"long hostname":  {func(c *Config) { c.Hostname = strings.Repeat("a", 65) }, "hostname"},
 		"relative logs":  {func(c *Config) { c.LogDirectory = "logs" }, "log directory"},
 		"logs with ..":   {func(c *Config) { c.LogDirectory = "/var/../etc" }, "log directory"},
-		"handler":        {func(c *Config) { c.Handler = "kata" }, "kata"},
 		"host sysctl":    {func(c *Config) { c.HostNetwork, c.Sysctls = true, map[string]string{"net/ipv4/ip_forward": "1"} }, "sysctl"},
 		"alias address":  {func(c *Config) { c.HostAliases = []HostAlias{{IP: "x", Hostnames: []string{"a"}}} }, "host alias"},
 		"alias newline":  {func(c *Config) { c.HostAliases = []HostAlias{{IP: "1.2.3.4", Hostnames: []string{"a\n6.6.6.6 b"}}} }, "host alias"},

@@ -44,9 +44,6 @@ func (c *Config) check() error {
 	if c.LogDirectory != "" && !cleanAbs(c.LogDirectory) {
 		return fmt.Errorf("%w: log directory %q: want a clean absolute path", ErrInvalid, c.LogDirectory)
 	}
-	if c.Handler != "" {
-		return fmt.Errorf("%w: runtime handler %q is not configured; the built-in one has no name", ErrInvalid, c.Handler)
-	}
 	return c.checkHosts()
 }
 

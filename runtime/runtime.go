@@ -65,6 +65,8 @@ type ContainerSpec struct {
 	ID    string      `json:"id"`
 	PodID string      `json:"podID"`
 	Spec  *specs.Spec `json:"spec"`
+	// Program makes it; nil: the keeper itself does.
+	Program *Program `json:"program,omitempty"`
 	// LogPath is the file that gets the output in CRI format; "" keeps none.
 	LogPath string `json:"logPath,omitempty"`
 	// Stdin keeps an input open for Attach; StdinOnce closes it when the first attached client leaves.

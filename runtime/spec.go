@@ -42,6 +42,8 @@ func build(c ContainerConfig) (*specs.Spec, error) {
 		Linux: &specs.Linux{
 			CgroupsPath:       c.CgroupPath,
 			Namespaces:        c.namespaces(),
+			UIDMappings:       idMappings(c.Pod.Spec.UIDMaps),
+			GIDMappings:       idMappings(c.Pod.Spec.GIDMaps),
 			Resources:         c.Resources.OCI(),
 			Devices:           devices,
 			RootfsPropagation: propagation,
@@ -183,6 +185,15 @@ func (c ContainerConfig) namespaces() []specs.LinuxNamespace {
 
 func (c ContainerConfig) hostNetwork() bool   { return c.HostNetwork || c.Pod.Spec.HostNetwork }
 func (c ContainerConfig) userNamespace() bool { return len(c.Pod.Spec.UIDMaps) > 0 }
+
+// idMappings are in the form of the OCI: with the path of a user namespace, what is known of it.
+func idMappings(maps []IDMap) []specs.LinuxIDMapping {
+	var out []specs.LinuxIDMapping
+	for _, m := range maps {
+		out = append(out, specs.LinuxIDMapping{ContainerID: m.ContainerID, HostID: m.HostID, Size: m.Size})
+	}
+	return out
+}
 
 // OCI turns limits into the form that ContainerSpec and Client.Update take.
 func (r Resources) OCI() *specs.LinuxResources {

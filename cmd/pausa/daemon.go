@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,9 +87,14 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		down.add(names.Close)
 	}
 	depositDNS(ctx, keeper, names, log)
+	handlers, err := runtimeHandlers(c)
+	if err != nil {
+		return err
+	}
 	confinement := apparmor.Open(ctx)
 	pods, err := pod.New(pod.Options{
 		RunDir: c.Run, CgroupParent: c.CgroupParent, CgroupDriver: groups.driver, Runtime: keeper, Network: net, Images: store, AppArmor: confinement.Resolve, Log: log,
+		Handlers: handlers, CDIDirs: c.CDIDirs,
 		Relaunch: func(ctx context.Context) (pod.Runtime, error) {
 			keeper, err := runtime.Launch(ctx, launch)
 			if err != nil {
@@ -121,12 +127,13 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		},
 		Alloc:     service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
 		Balancers: balancers,
+		Handlers:  handlers,
 		NodeName:  node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
 	})
 	if err != nil {
 		return err
 	}
-	host := hostFacts{config: c, cgroup: groups.String(), appArmor: confinement.State(), started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems}
+	host := hostFacts{config: c, cgroup: groups.String(), appArmor: confinement.State(), started: started, keeper: keeper, warnings: append(hostWarnings(), dnsWarnings...), blockers: net.Blockers, problems: net.Problems, handlers: handlers}
 	if err := confinement.Problem(); err != nil {
 		host.warnings = append(host.warnings, fmt.Sprintf("containers run without the default AppArmor profile: %v", err))
 	}
@@ -134,7 +141,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	if err != nil {
 		log.Error("look at the rules of others", "error", err)
 	}
-	for _, w := range append(blockers, host.warnings...) {
+	for _, w := range slices.Concat(blockers, host.warnings, missingPrograms(handlers)) {
 		log.Warn("limit of this host", "warning", w)
 	}
 	noUserNamespaces := store.CanShift()
@@ -143,8 +150,8 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	}
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: store, Pull: pullFor(store), ImageTools: store, Objects: declared{engine},
-		Handlers: []cri.Handler{{RecursiveReadOnly: true, UserNamespaces: noUserNamespaces == nil}},
-		Version:  version, Info: host.info, CgroupDriver: groups.driver, Log: log,
+		Handlers: handlers, UserNamespaces: noUserNamespaces == nil,
+		Version: version, Info: host.info, CgroupDriver: groups.driver, Log: log,
 	})
 	if err != nil {
 		return err

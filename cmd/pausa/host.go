@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -124,6 +125,7 @@ type hostFacts struct {
 	warnings []string
 	blockers func() ([]string, error) // chains of others that drop what pods send
 	problems func() []error           // what of the network cannot be healed
+	handlers *runtime.Handlers
 }
 
 func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
@@ -137,7 +139,7 @@ func (h hostFacts) info(ctx context.Context) (cri.Info, error) {
 	for _, problem := range h.problems() {
 		blockers = append(blockers, "the network cannot be healed: "+problem.Error())
 	}
-	info.Warnings = append(append([]string{}, info.Warnings...), blockers...)
+	info.Warnings = slices.Concat(info.Warnings, blockers, missingPrograms(h.handlers))
 	keeper, err := h.keeper.Hello(ctx)
 	if errors.Is(err, runtime.ErrKeeperGone) {
 		info.Warnings = append(info.Warnings, "the keeper does not answer: pods cannot be started or stopped until a new one runs")

@@ -38,6 +38,7 @@ func (p *program) runCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "port", Aliases: []string{"p"}, Usage: "`PORT` of the container; HOSTPORT:PORT or HOSTIP:HOSTPORT:PORT opens it on the host, PORT/udp is UDP; may be repeated"},
 			&cli.StringSliceFlag{Name: "label", Usage: "`KEY=VALUE` of the pod; may be repeated"},
 			&cli.StringFlag{Name: "restart", Usage: "`POLICY`: Always, OnFailure or Never; by default Always with -d, else Never"},
+			&cli.StringFlag{Name: "runtime", Usage: "`HANDLER` that makes the container, as named in the daemon's settings; by default its default one"},
 			&cli.BoolFlag{Name: "command", Usage: "COMMAND replaces the image's entrypoint, else it follows it"}),
 		Action: p.runPod,
 	}
@@ -218,11 +219,15 @@ func (p *program) podOf(ctx *cli.Context) (*corev1.Pod, error) {
 		labels[key] = value
 	}
 	policy, err := restartPolicy(ctx.String("restart"), ctx.Bool("detach"))
-	return &corev1.Pod{
+	out := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ctx.String("namespace"), Labels: labels},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{box}, RestartPolicy: policy},
-	}, err
+	}
+	if handler := ctx.String("runtime"); handler != "" {
+		out.Spec.RuntimeClassName = &handler
+	}
+	return out, err
 }
 
 func restartPolicy(text string, detach bool) (corev1.RestartPolicy, error) {

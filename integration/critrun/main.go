@@ -32,6 +32,7 @@ func main() {
 	build := flag.String("build-images", "", "make the suite's images in `folder`, and no more")
 	packages := flag.String("packages", "bin/critest-packages", "`folder` that keeps the Debian packages the images are made of")
 	serve := flag.String("registry", "", "serve the images of `folder` (what the host's registry runs)")
+	runtime := flag.String("runtime", "", "`path` of an OCI runtime that makes the containers; empty is the built-in one")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var err error
@@ -41,7 +42,7 @@ func main() {
 	case *build != "":
 		err = buildImages(ctx, *packages, *build)
 	default:
-		err = run(ctx, options{bin: *bin, log: *log, focus: *focus, images: *images, packages: *packages})
+		err = run(ctx, options{bin: *bin, log: *log, focus: *focus, images: *images, packages: *packages, runtime: *runtime})
 	}
 	stop()
 	if err != nil {
@@ -50,7 +51,7 @@ func main() {
 	}
 }
 
-type options struct{ bin, log, focus, images, packages string }
+type options struct{ bin, log, focus, images, packages, runtime string }
 
 func run(ctx context.Context, o options) (err error) {
 	bin, err := filepath.Abs(o.bin)
@@ -73,7 +74,7 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if err := prepare(ctx, h, images); err != nil {
+	if err := prepare(ctx, h, images, o.runtime); err != nil {
 		return err
 	}
 	report := filepath.Join(h.Dir, "report.json")
@@ -91,7 +92,7 @@ func run(ctx context.Context, o options) (err error) {
 }
 
 // prepare starts the registry and the daemon on the host.
-func prepare(ctx context.Context, h *host.Host, images string) error {
+func prepare(ctx context.Context, h *host.Host, images, runtime string) error {
 	certs := filepath.Join(h.Dir, "certs.d")
 	for _, name := range []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io"} {
 		dir := filepath.Join(certs, name)
@@ -120,7 +121,39 @@ func prepare(ctx context.Context, h *host.Host, images string) error {
 		return fmt.Errorf("start the registry: it said %q: %w", line, errors.Join(err, registry.Wait()))
 	}
 	h.Env = []string{"PAUSA_IMAGES_REGISTRY_CONFIG=" + certs, "PAUSA_NETWORK_CNI_CONF_DIR=" + h.Dir + "/cni", "PAUSA_LOG_LEVEL=debug"}
-	return h.Serve()
+	config := filepath.Join(h.Dir, "config.toml")
+	if err := os.WriteFile(config, []byte(settings(runtime)), 0o600); err != nil {
+		return fmt.Errorf("write settings: %w", err)
+	}
+	if err := withoutHybrid(ctx, h, runtime); err != nil {
+		return err
+	}
+	return h.Serve("--config", config)
+}
+
+// handler is what the suite's specs of runtime handlers ask for.
+const handler = "test-handler"
+
+// settings give the runtime that makes the containers the name that specs ask for.
+func settings(runtime string) string {
+	if runtime == "" {
+		return fmt.Sprintf("[runtimes.pausa]\naliases = [%q]\n", handler)
+	}
+	return fmt.Sprintf("[runtimes]\ndefault = %q\n[runtimes.%s]\npath = %q\n", handler, handler, runtime)
+}
+
+// withoutHybrid puts another hierarchy over the unified one for crun, which
+// refuses a host with controllers there and in cgroup v1, and wants groups there
+// all the same. The host's own mounts stay as they are.
+func withoutHybrid(ctx context.Context, h *host.Host, runtime string) error {
+	const unified, other = "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"
+	if _, err := os.Stat(unified); err != nil || filepath.Base(runtime) != "crun" {
+		return nil //nolint:nilerr // nothing to hide
+	}
+	if out, err := h.Command(ctx, "mount", "--bind", other, unified).CombinedOutput(); err != nil {
+		return fmt.Errorf("hide %s: %w: %s", unified, err, out)
+	}
+	return nil
 }
 
 // runSuite runs critest inside the host, its output into the log.
@@ -133,7 +166,7 @@ func runSuite(ctx context.Context, h *host.Host, suite, report, log, focus strin
 	socket := "unix://" + host.Socket
 	args := []string{
 		suite, "-runtime-endpoint", socket, "-image-endpoint", socket, "-test-images-file", images,
-		"-ginkgo.no-color", "-ginkgo.v", "-ginkgo.json-report", report, "-test.timeout", "0",
+		"-ginkgo.no-color", "-ginkgo.v", "-ginkgo.json-report", report, "-test.timeout", "0", "-runtime-handler", handler,
 	}
 	if focus != "" {
 		args = append(args, "-ginkgo.focus", focus)

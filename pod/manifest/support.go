@@ -79,8 +79,8 @@ func podSections() []section {
 			corev1.PodSpec{},
 			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
 				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname subdomain hostAliases " +
-				"automountServiceAccountToken=false enableServiceLinks imagePullSecrets nodeName schedulerName=default-scheduler hostUsers=true",
-			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins",
+				"automountServiceAccountToken=false enableServiceLinks imagePullSecrets nodeName schedulerName=default-scheduler hostUsers=true runtimeClassName",
+			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins; runtimeClassName is the name or an alias of a runtime handler in the settings of the daemon: there is no RuntimeClass",
 		},
 		{corev1.LocalObjectReference{}, "Pod.spec.imagePullSecrets[]", "name", "a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg; without it, or without a fitting entry in it, images are pulled with the daemon's own credentials, if it has any"},
 		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},

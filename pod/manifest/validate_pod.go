@@ -42,6 +42,9 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	if s.NodeName != "" {
 		c.all(at+".nodeName", s.NodeName, validation.IsDNS1123Subdomain(s.NodeName))
 	}
+	if s.RuntimeClassName != nil {
+		c.all(at+".runtimeClassName", *s.RuntimeClassName, validation.IsDNS1123Label(*s.RuntimeClassName))
+	}
 	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
 		c.fail(at+".shareProcessNamespace", "is not possible together with hostPID")
 	}

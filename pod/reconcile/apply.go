@@ -19,6 +19,7 @@ import (
 
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 // What Apply did, or would do, with an object.
@@ -112,7 +113,7 @@ func (e *Engine) plan(o manifest.Object) *plan {
 		p.Err = &fault{pod.ErrInvalid, err.Error()}
 		return p
 	}
-	if e.placedElsewhere(p) {
+	if e.cannotRunHere(p) {
 		return p
 	}
 	clearServerFields(o)
@@ -132,9 +133,9 @@ func (e *Engine) plan(o manifest.Object) *plan {
 	return p
 }
 
-// placedElsewhere refuses pods for another host, and takes the name of this one
-// out, which Get puts in.
-func (e *Engine) placedElsewhere(p *plan) bool {
+// cannotRunHere refuses pods for another host, or for what this one lacks, and
+// takes the name of this one out, which Get puts in.
+func (e *Engine) cannotRunHere(p *plan) bool {
 	var s *corev1.PodSpec
 	switch v := p.object.Value().(type) {
 	case *corev1.Pod:
@@ -149,7 +150,37 @@ func (e *Engine) placedElsewhere(p *plan) bool {
 		return true
 	}
 	s.NodeName = ""
-	return false
+	if _, err := pod.CDIDevices(nil, annotationsOf(p.object)); err != nil {
+		p.refuse(pod.ErrInvalid, "%s: metadata.annotations: %v", p.Ref, err)
+		return true
+	}
+	return e.withoutRuntime(p, s)
+}
+
+// annotationsOf are those that the object's pods have.
+func annotationsOf(o manifest.Object) map[string]string {
+	if d, ok := o.Value().(*appsv1.Deployment); ok {
+		return d.Spec.Template.Annotations
+	}
+	return o.Meta().Annotations
+}
+
+// withoutRuntime refuses a pod whose containers nothing here makes. One that was
+// stored while its handler's program was there waits for that to come back.
+func (e *Engine) withoutRuntime(p *plan, s *corev1.PodSpec) bool {
+	if s.RuntimeClassName == nil || e.opts.Handlers == nil {
+		return false
+	}
+	_, err := e.opts.Handlers.Find(*s.RuntimeClassName)
+	if err == nil {
+		return false
+	}
+	kind := pod.ErrState
+	if errors.Is(err, runtime.ErrNotFound) {
+		kind = pod.ErrInvalid
+	}
+	p.refuse(kind, "%s: spec.runtimeClassName: %v", p.Ref, err)
+	return true
 }
 
 // clearServerFields drops what a manifest that was read back from us may hold.

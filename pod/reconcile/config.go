@@ -39,6 +39,9 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 	for k, v := range p.Annotations {
 		cfg.Annotations[k] = v
 	}
+	if s.RuntimeClassName != nil {
+		cfg.Handler = *s.RuntimeClassName
+	}
 	if err := noteEnding(cfg.Annotations, p); err != nil {
 		return pod.Config{}, err
 	}
@@ -258,6 +261,9 @@ func (s *podSync) containerConfig(c *corev1.Container) (pod.ContainerConfig, err
 		Command: expandAll(c.Command, vars), Args: expandAll(c.Args, vars), WorkingDir: c.WorkingDir, Env: env,
 		LogPath: logName(c.Name, attempt), Stdin: c.Stdin, StdinOnce: c.StdinOnce, Terminal: c.TTY,
 		Mounts: append(mounts, message...), Resources: resources(c), HostPID: s.pod.Spec.HostPID,
+	}
+	if cfg.CDIDevices, err = pod.CDIDevices(nil, s.pod.Annotations); err != nil {
+		return none, err
 	}
 	security(&cfg, s.pod, c)
 	return cfg, nil

@@ -83,13 +83,21 @@ type Options struct {
 	Services ServiceTable
 	Alloc    Allocator
 	// Balancers has the addresses of Services of type LoadBalancer; nil: the host's own.
-	Balancers  Allocator
+	Balancers Allocator
+	// Handlers are what pods may name as runtimeClassName; nil: nothing.
+	Handlers   RuntimeHandlers
 	NodeName   string
 	NodeIPs    func() []netip.Addr // nil: none
 	ResolvConf string              // "" is /etc/resolv.conf
 	DNS        *ClusterDNS         // nil: pods use the host's resolver
 	Log        *slog.Logger
 	Clock      Clock // nil: the real one
+}
+
+// RuntimeHandlers knows the host's runtime handlers; *runtime.Handlers has it.
+type RuntimeHandlers interface {
+	// Find finds one by name or alias; an error that wraps runtime.ErrNotFound names those that there are.
+	Find(name string) (runtime.Handler, error)
 }
 
 // Engine holds the declared objects and the loop.

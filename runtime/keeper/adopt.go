@@ -65,7 +65,7 @@ func (k *Keeper) adoptContainer(id string, held Held) error {
 		return err
 	}
 	c := k.newContainer(id, r.State)
-	c.request, c.process = r.Spec, r.Process
+	c.request, c.process, c.cgroups, c.systemd = r.Spec, r.Process, r.Cgroups, r.Systemd
 	k.containers[id] = c
 	var exit runtime.Exit
 	if err := readRecord(c.file("exit.json"), &exit); err == nil {
@@ -90,18 +90,37 @@ func (k *Keeper) adoptEnded(c *container, exit runtime.Exit) error {
 	close(c.parked)
 	close(c.done)
 	close(c.cleaned)
-	lc, err := libcontainer.Load(k.lcRoot(), c.id)
-	if errors.Is(err, libcontainer.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	engine, err := k.load(c)
+	if p, ok := engine.(*program); err != nil || engine == nil || ok && p.forgotten() {
 		return err
 	}
-	return lc.Destroy()
+	return engine.destroy()
+}
+
+// load finds what a container of an earlier keeper was made with; nil when that has forgotten it.
+func (k *Keeper) load(c *container) (engine, error) {
+	if c.request.Program != nil {
+		return k.program(c), nil
+	}
+	lc, err := libcontainer.Load(k.lcRoot(), c.id)
+	if errors.Is(err, libcontainer.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return library{lc}, nil
 }
 
 // parkAgain starts an init anew: the earlier keeper ended before it had one.
 func (k *Keeper) parkAgain(c *container) error {
+	if c.request.Program != nil {
+		if err := k.program(c).destroy(); err != nil {
+			return err
+		}
+		go k.park(c)
+		return nil
+	}
 	if lc, err := libcontainer.Load(k.lcRoot(), c.id); err == nil {
 		_ = lc.Signal(unix.SIGKILL)
 		if err := lc.Destroy(); err != nil {
@@ -116,11 +135,9 @@ func (k *Keeper) parkAgain(c *container) error {
 }
 
 func (k *Keeper) adoptRunning(c *container, held Held) error {
-	lc, err := libcontainer.Load(k.lcRoot(), c.id)
-	if err != nil {
+	var err error
+	if c.engine, err = k.load(c); err != nil || c.engine == nil {
 		k.log.Error("load adopted container; exec and update will not work", "container", c.id, "err", err)
-	} else if state, err := lc.State(); err == nil {
-		c.lc, c.cgroups = lc, state.CgroupPaths
 	}
 	c.openAdopted(held)
 	close(c.parked)
@@ -139,6 +156,14 @@ func (k *Keeper) adoptRunning(c *container, held Held) error {
 // releaseAgain lets an init go that the earlier keeper had called running, but
 // was killed before it could release it. Opening the fifo is the release.
 func (k *Keeper) releaseAgain(c *container) {
+	if p, ok := c.engine.(*program); ok {
+		if p.created() {
+			if err := p.release(); err != nil {
+				k.log.Error("start adopted container", "container", c.id, "err", err)
+			}
+		}
+		return
+	}
 	f, err := os.OpenFile(filepath.Join(k.lcRoot(), c.id, "exec.fifo"), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return // the usual case: it was released long ago

@@ -11,7 +11,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -25,6 +24,9 @@ type record struct {
 	State runtime.ContainerState `json:"state"`
 	// Process is the template for execs.
 	Process *specs.Process `json:"process,omitempty"`
+	// Cgroups are its groups by controller, "" is cgroup v2's.
+	Cgroups map[string]string `json:"cgroups,omitempty"`
+	Systemd bool              `json:"systemd,omitempty"` // systemd made them
 }
 
 // container is one container. Its life: recorded, parked (an init waits to
@@ -42,8 +44,9 @@ type container struct {
 	state     runtime.ContainerState
 	parkError error
 	releasing bool
-	lc        *libcontainer.Container
+	engine    engine // nil once all is given back
 	cgroups   map[string]string
+	systemd   bool // systemd made its cgroups
 	proc      *process
 	io        *stdio
 	execs     map[string]*execution
@@ -107,6 +110,11 @@ func (k *Keeper) checkContainer(spec runtime.ContainerSpec) error {
 	case s.Linux.CgroupsPath == "":
 		return fmt.Errorf("container %q: no cgroup path", spec.ID)
 	}
+	if spec.Program != nil {
+		if err := spec.Program.Check(); err != nil {
+			return fmt.Errorf("container %q: %w", spec.ID, err)
+		}
+	}
 	p, err := k.pod(spec.PodID)
 	if err != nil {
 		return fmt.Errorf("container %q: %w", spec.ID, err)
@@ -134,7 +142,7 @@ func (k *Keeper) prepare(c *container) error {
 }
 
 func (c *container) save() error {
-	return writeRecord(c.file("container.json"), record{Spec: c.request, State: c.state, Process: c.process})
+	return writeRecord(c.file("container.json"), record{Spec: c.request, State: c.state, Process: c.process, Cgroups: c.cgroups, Systemd: c.systemd})
 }
 
 func (k *Keeper) forget(c *container) {
@@ -169,10 +177,10 @@ func (k *Keeper) startContainer(id string) (runtime.ContainerState, error) {
 	c.mu.Lock()
 	c.state.Status, c.state.StartedAt = runtime.Running, time.Now()
 	err = c.save()
-	lc := c.lc
+	engine := c.engine
 	c.mu.Unlock()
 	if err == nil {
-		err = lc.Exec()
+		err = engine.release()
 	}
 	if err != nil {
 		err = fmt.Errorf("start container %q: %w", id, err)
@@ -205,19 +213,19 @@ func (k *Keeper) signalContainer(id string, sig syscall.Signal, all bool) error 
 	}
 	<-c.parked
 	c.mu.Lock()
-	proc, exited := c.proc, c.state.Status == runtime.Exited
-	c.mu.Unlock()
-	if exited {
-		return nil
+	proc, engine := c.proc, c.engine
+	if c.state.Status == runtime.Exited {
+		proc = nil
 	}
-	if proc == nil { // its start failed, but nobody has asked for it yet
+	c.mu.Unlock()
+	if proc == nil || engine == nil { // it has ended, or its start failed but nobody has asked for it yet
 		return nil
 	}
 	c.noteTold()
 	if all {
 		return c.signalAll(sig)
 	}
-	if err := proc.signal(sig); err != nil {
+	if err := engine.signal(proc, sig); err != nil {
 		return fmt.Errorf("signal container %q: %w", id, err)
 	}
 	return nil
@@ -256,19 +264,19 @@ func (k *Keeper) removeContainer(id string) error {
 	return nil
 }
 
-// destroy gives the cgroup and libcontainer's record back; doing it twice does nothing.
+// destroy gives the cgroup and the engine's record back; doing it twice does nothing.
 func (c *container) destroy() error {
 	c.mu.Lock()
-	lc := c.lc
+	engine := c.engine
 	c.mu.Unlock()
-	if lc == nil {
+	if engine == nil {
 		return nil
 	}
-	if err := lc.Destroy(); err != nil {
+	if err := engine.destroy(); err != nil {
 		return err
 	}
 	c.mu.Lock()
-	c.lc = nil
+	c.engine = nil
 	c.mu.Unlock()
 	return nil
 }

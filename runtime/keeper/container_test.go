@@ -47,7 +47,7 @@ func TestCommandNotFound(t *testing.T) {
 	h := newHost(t)
 	id := h.container(h.pod(), []string{"/nope"})
 	state, err := h.client.StartContainer(ctx(t), id)
-	if err == nil || !strings.Contains(err.Error(), "/nope") || !strings.Contains(err.Error(), id) || !strings.Contains(err.Error(), "no such file") {
+	if err == nil || !strings.Contains(err.Error(), "/nope") || !strings.Contains(err.Error(), id) || !strings.Contains(strings.ToLower(err.Error()), "no such file") {
 		t.Errorf("error %v does not say what is missing in which container", err)
 	}
 	if state.Status != runtime.Exited || state.Exit == nil || state.Exit.Code != 128 || state.Exit.StartError == "" {

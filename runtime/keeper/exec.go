@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -22,6 +21,7 @@ type execution struct {
 	id     string
 	proc   *process
 	master *os.File // of its terminal; nil without one
+	late   bool     // it ran before it came to its cgroup
 	end    ending
 	done   chan struct{}
 
@@ -30,13 +30,8 @@ type execution struct {
 	stopping bool       // whoever stops it needs the group, and gives it back
 }
 
-// execStreams are the files that the client passes for the process; nil is /dev/null.
-type execStreams struct {
-	stdin, stdout, stderr *os.File
-}
-
 // exec starts one more process in a running container. The streams are the caller's to close afterwards.
-func (k *Keeper) exec(spec runtime.ExecSpec, streams execStreams) (*execution, error) {
+func (k *Keeper) exec(spec runtime.ExecSpec, streams streams) (*execution, error) {
 	c, err := k.container(spec.ContainerID)
 	if err != nil {
 		return nil, err
@@ -66,7 +61,7 @@ func (k *Keeper) exec(spec runtime.ExecSpec, streams execStreams) (*execution, e
 func (c *container) reserve(execID string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state.Status != runtime.Running || c.lc == nil {
+	if c.state.Status != runtime.Running || c.engine == nil {
 		return fmt.Errorf("exec in container %q: it is %s: %w", c.id, c.state.Status, runtime.ErrState)
 	}
 	if execID == "" {
@@ -91,44 +86,27 @@ func (c *container) release(execID string) {
 	delete(c.execs, execID)
 }
 
-func (c *container) startExec(spec runtime.ExecSpec, streams execStreams) (*execution, error) {
+func (c *container) startExec(spec runtime.ExecSpec, streams streams) (*execution, error) {
 	c.mu.Lock()
-	lc, template := c.lc, *c.process
+	engine, template := c.engine, *c.process
 	c.mu.Unlock()
-	if lc == nil {
+	if engine == nil {
 		return nil, fmt.Errorf("it has ended: %w", runtime.ErrState)
 	}
-	template.Args, template.ConsoleSize = spec.Args, nil
+	template.Args, template.ConsoleSize, template.Terminal = spec.Args, nil, spec.Terminal
 	template.Env = mergeEnv(template.Env, spec.Env)
 	if spec.Terminal {
 		template.ConsoleSize = &specs.Box{Width: uint(spec.Width), Height: uint(spec.Height)}
 	}
 	e := &execution{c: c, id: spec.ExecID, done: make(chan struct{})}
-	process := ociProcess(&template)
-	process.SubCgroupPaths = e.makeGroup()
-	var tty *console
-	if spec.Terminal {
-		var err error
-		if tty, err = newConsole(); err != nil {
-			return nil, err
-		}
-		defer tty.close()
-		process.ConsoleSocket = tty.child
-	} else {
-		setStreams(process, streams)
-	}
-	if err := lc.Start(process); err != nil {
+	e.makeGroup()
+	pid, master, err := engine.exec(&template, streams, e)
+	if err != nil {
 		e.leaveGroup()
 		return nil, err
 	}
-	pid, err := process.Pid()
-	if err == nil {
-		e.proc, err = openProcess(pid, 0)
-	}
-	if err == nil && tty != nil {
-		e.master, err = tty.master()
-	}
-	if err != nil {
+	e.master = master
+	if e.proc, err = openProcess(pid, 0); err != nil {
 		_ = unix.Kill(pid, unix.SIGKILL)
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 		e.leaveGroup()
@@ -140,19 +118,6 @@ func (c *container) startExec(spec runtime.ExecSpec, streams execStreams) (*exec
 	}
 	c.mu.Unlock()
 	return e, nil
-}
-
-// setStreams leaves a nil stream out: a nil *os.File in an interface would not be nil.
-func setStreams(process *libcontainer.Process, s execStreams) {
-	if s.stdin != nil {
-		process.Stdin = s.stdin
-	}
-	if s.stdout != nil {
-		process.Stdout = s.stdout
-	}
-	if s.stderr != nil {
-		process.Stderr = s.stderr
-	}
 }
 
 // mergeEnv puts more over base, variable by variable.

@@ -25,23 +25,42 @@ const (
 // makeGroup makes a cgroup below the container's for the processes of this
 // exec, which is the only way to find those that have left their session and
 // their parents. In cgroup v1 one hierarchy is enough, and the freezer is one
-// that limits and counts nothing. The result says for libcontainer where to put
-// the process; without a group the exec runs all the same.
-func (e *execution) makeGroup() map[string]string {
-	controller := "freezer"
-	if e.c.unified() {
-		controller = ""
-	}
-	base := e.c.cgroups[controller]
+// that limits and counts nothing. Without a group the exec runs all the same.
+func (e *execution) makeGroup() {
+	base := e.c.cgroups[e.groupController()]
 	if base == "" {
+		return
+	}
+	if folder, err := os.MkdirTemp(base, groupPrefix); err == nil {
+		e.group = folder
+	}
+}
+
+func (e *execution) groupController() string {
+	if e.c.unified() {
+		return ""
+	}
+	return "freezer"
+}
+
+// subgroup says for libcontainer where to put the process.
+func (e *execution) subgroup() map[string]string {
+	if e.group == "" {
 		return nil
 	}
-	folder, err := os.MkdirTemp(base, groupPrefix)
-	if err != nil {
-		return nil
+	return map[string]string{e.groupController(): filepath.Base(e.group)}
+}
+
+// enterGroup puts a process into the group that runs already. What it has
+// started before is found by its session and parents.
+func (e *execution) enterGroup(pid int) {
+	e.late = true
+	if e.group == "" {
+		return
 	}
-	e.group = folder
-	return map[string]string{controller: filepath.Base(folder)}
+	for _, p := range append(e.c.tree(pid), pid) {
+		_ = os.WriteFile(filepath.Join(e.group, "cgroup.procs"), []byte(strconv.Itoa(p)), 0)
+	}
 }
 
 // leaveGroup gives the cgroup back once the exec's own process has ended. What
@@ -95,13 +114,17 @@ func (e *execution) stop(atOnce bool) {
 	}
 }
 
-// members are the exec's processes that run: those of its group, or without one
-// those of its leader's session and their descendants.
+// members are the exec's processes that run: those of its group, and where it
+// has none, or came late to it, those of its leader's session and their descendants.
 func (e *execution) members(group string) []int {
+	var members []int
 	if group != "" {
-		return groupPids(group)
+		members = groupPids(group)
 	}
-	return e.c.tree(e.proc.pid)
+	if group == "" || e.late {
+		members = append(members, e.c.tree(e.proc.pid)...)
+	}
+	return members
 }
 
 func send(pids []int, sig unix.Signal) {

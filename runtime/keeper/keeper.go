@@ -89,7 +89,7 @@ func Open(o Options) (*Keeper, error) {
 }
 
 func (k *Keeper) open(held Held) (err error) {
-	for _, folder := range []string{"", "pods", "containers", "lc"} {
+	for _, folder := range []string{"", "pods", "containers", "lc", "oci"} {
 		if err := os.MkdirAll(filepath.Join(k.dir, folder), 0o700); err != nil {
 			return fmt.Errorf("make keeper's folder: %w", err)
 		}

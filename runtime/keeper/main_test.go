@@ -5,6 +5,7 @@ package keeper_test
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,6 +21,9 @@ import (
 
 	"github.com/pausa-run/pausa/runtime"
 )
+
+// programFlag runs all these tests with an OCI runtime instead of the keeper itself.
+var programFlag = flag.String("program", "", "`path` of an OCI runtime that makes the containers")
 
 // cgroupParent holds the groups of this process's test containers.
 var cgroupParent = "/pausa-keeper-test-" + strconv.Itoa(os.Getpid())
@@ -252,6 +256,9 @@ func (h *host) spec(pod runtime.PodState, args []string, edits ...edit) runtime.
 		h.t.Fatal(err)
 	}
 	spec.Spec = oci
+	if *programFlag != "" && spec.Program == nil {
+		spec.Program = h.program(filepath.Base(*programFlag), *programFlag)
+	}
 	return spec
 }
 
@@ -345,4 +352,18 @@ func ctx(t testing.TB) context.Context {
 
 func memory(limit int64) edit {
 	return func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) { c.Resources.MemoryLimit = limit }
+}
+
+// program is an OCI runtime as a handler's settings make it.
+func (h *host) program(name, path string) *runtime.Program {
+	h.t.Helper()
+	handlers, err := runtime.NewHandlers("", nil, runtime.Handler{Name: name, Program: &runtime.Program{Name: name, Path: path}})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	handler, err := handlers.Find(name)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return handler.Program
 }

@@ -58,6 +58,21 @@ func (p *process) signal(sig unix.Signal) error {
 	return sent
 }
 
+// ended says that the process runs no more; it may not have been collected yet.
+func (p *process) ended() bool {
+	raw, err := p.fd.SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := true // what is closed was waited for
+	_ = raw.Control(func(fd uintptr) {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		n, _ := unix.Poll(poll, 0)
+		ended = n > 0
+	})
+	return ended
+}
+
 // ending is how a process ended. known is false when nobody could say.
 type ending struct {
 	code, signal int

@@ -222,19 +222,12 @@ func podHostname(spec runtime.PodSpec) string {
 
 // pauseID is nobody, or the root of a user namespace that does not know nobody.
 func pauseID(spec runtime.PodSpec) int {
-	if len(spec.UIDMaps) == 0 || mapped(spec.UIDMaps, nobody) && mapped(spec.GIDMaps, nobody) {
+	_, user := hostID(spec.UIDMaps, nobody)
+	_, group := hostID(spec.GIDMaps, nobody)
+	if len(spec.UIDMaps) == 0 || user && group {
 		return nobody
 	}
 	return 0
-}
-
-func mapped(maps []runtime.IDMap, id uint32) bool {
-	for _, m := range maps {
-		if id >= m.ContainerID && id-m.ContainerID < m.Size {
-			return true
-		}
-	}
-	return false
 }
 
 func podAttributes(spec runtime.PodSpec, pidfd *int) *syscall.SysProcAttr {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/manager"
-	"github.com/opencontainers/runc/libcontainer"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -30,32 +29,19 @@ func (k *Keeper) update(u runtime.UpdateRequest) error {
 	}
 	<-c.parked
 	c.mu.Lock()
-	lc, ended := c.lc, c.state.Status == runtime.Exited
+	engine, ended := c.engine, c.state.Status == runtime.Exited
 	c.mu.Unlock()
-	if lc == nil || ended {
+	if engine == nil || ended {
 		return fmt.Errorf("update container %q: it has ended: %w", u.ID, runtime.ErrState)
 	}
 	k.limits.clampGroup(u.Resources)
-	config := lc.Config()
-	group, resources := *config.Cgroups, *config.Cgroups.Resources
-	group.Resources, config.Cgroups = &resources, &group
-	merge(&resources, u.Resources)
-	resources.MemoryCheckBeforeUpdate = true // on v2 a limit below what is used would kill
-	err = lc.Set(config)
-	if errors.Is(err, libcontainer.ErrNotRunning) {
-		err = runtime.ErrState
-	}
-	if err != nil {
+	if err := engine.update(u.Resources); err != nil {
 		return fmt.Errorf("update container %q: %w", u.ID, err)
 	}
 	if u.OOMScoreAdj == nil {
 		return nil
 	}
-	pids, err := lc.Processes()
-	if err != nil {
-		return fmt.Errorf("update container %q: %w", u.ID, err)
-	}
-	return k.limits.adjust(pids, *u.OOMScoreAdj)
+	return k.limits.adjust(c.pids(), *u.OOMScoreAdj)
 }
 
 // adjust gives processes another OOM score, as far as the keeper may.

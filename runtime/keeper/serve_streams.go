@@ -92,7 +92,7 @@ func (a *attachment) listen(conn wire.Conn) <-chan struct{} {
 }
 
 // streams takes the passed files in the order stdin, stdout, stderr.
-func (c *call) streams(which wire.Streams) (s execStreams, err error) {
+func (c *call) streams(which wire.Streams) (s streams, err error) {
 	rest := c.files
 	take := func(there bool, to **os.File) {
 		if there && len(rest) > 0 {
@@ -110,14 +110,14 @@ func (c *call) streams(which wire.Streams) (s execStreams, err error) {
 func (k *Keeper) serveExec(c *call) error {
 	var q runtime.ExecRequest
 	err := c.decode(&q)
-	var streams execStreams
+	var files streams
 	if err == nil {
-		streams, err = c.streams(q.Streams)
+		files, err = c.streams(q.Streams)
 	}
 	if err != nil {
 		return c.reply(nil, err)
 	}
-	e, err := k.exec(q.ExecSpec, streams)
+	e, err := k.exec(q.ExecSpec, files)
 	wire.CloseAll(c.files) // the process has its own; readers must see its end
 	c.files = nil
 	if err != nil {
@@ -159,14 +159,14 @@ func waitsNoMore(conn wire.Conn) <-chan bool {
 func (k *Keeper) serveAttach(c *call) error {
 	var q runtime.AttachRequest
 	err := c.decode(&q)
-	var streams execStreams
+	var files streams
 	if err == nil {
-		streams, err = c.streams(wire.Streams{Stdout: q.Streams.Stdout, Stderr: q.Streams.Stderr})
+		files, err = c.streams(wire.Streams{Stdout: q.Streams.Stdout, Stderr: q.Streams.Stderr})
 	}
 	if err != nil {
 		return c.reply(nil, err)
 	}
-	a, err := k.attach(q.ID, q.Streams.Stdin, streams.stdout, streams.stderr)
+	a, err := k.attach(q.ID, q.Streams.Stdin, files.stdout, files.stderr)
 	if err != nil {
 		return c.reply(nil, err)
 	}

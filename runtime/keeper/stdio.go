@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,28 +39,23 @@ func newStdio(dir string, log *logFile, scratch *pipePool, changed func()) *stdi
 	return &stdio{dir: dir, log: log, scratch: scratch, changed: changed}
 }
 
-// pipes makes the FIFOs and gives the container's ends to process. The ends
-// returned belong to the container: they are closed once it runs.
-func (s *stdio) pipes(process *libcontainer.Process, stdin, once bool) (ends []*os.File, err error) {
-	defer func() {
-		if err != nil {
-			closeAll(ends)
-		}
-	}()
-	for _, name := range []string{"stdout", "stderr"} {
-		if err := makeFIFO(s.path(name)); err != nil {
+// pipes makes the FIFOs. The ends returned belong to the container: they are
+// closed once it runs, also after an error.
+func (s *stdio) pipes(stdin, once bool) (ends streams, err error) {
+	for _, out := range []struct {
+		name string
+		end  **os.File
+	}{{"stdout", &ends.stdout}, {"stderr", &ends.stderr}} {
+		if err := makeFIFO(s.path(out.name)); err != nil {
 			return ends, err
 		}
-		if err := s.openPump(name); err != nil {
+		if err := s.openPump(out.name); err != nil {
 			return ends, err
 		}
-		end, err := openFIFO(s.path(name), unix.O_RDWR)
-		if err != nil {
+		if *out.end, err = openFIFO(s.path(out.name), unix.O_RDWR); err != nil {
 			return ends, err
 		}
-		ends = append(ends, end)
 	}
-	process.Stdout, process.Stderr = ends[0], ends[1]
 	if !stdin {
 		return ends, nil
 	}
@@ -76,12 +71,8 @@ func (s *stdio) pipes(process *libcontainer.Process, stdin, once bool) (ends []*
 	if once {
 		flags = unix.O_RDONLY
 	}
-	end, err := openFIFO(s.path("stdin"), flags)
-	if err != nil {
-		return ends, err
-	}
-	process.Stdin = end
-	return append(ends, end), nil
+	ends.stdin, err = openFIFO(s.path("stdin"), flags)
+	return ends, err
 }
 
 func (s *stdio) path(name string) string { return filepath.Join(s.dir, name) }
@@ -240,8 +231,18 @@ func (s *stdio) abandon() {
 	s.log.close()
 }
 
-func closeAll(files []*os.File) {
-	for _, f := range files {
+// streams are the files that a process gets; nil is /dev/null.
+type streams struct {
+	stdin, stdout, stderr *os.File
+}
+
+// all are those that there are.
+func (s streams) all() []*os.File {
+	return slices.DeleteFunc([]*os.File{s.stdin, s.stdout, s.stderr}, func(f *os.File) bool { return f == nil })
+}
+
+func (s streams) close() {
+	for _, f := range s.all() {
 		_ = f.Close()
 	}
 }

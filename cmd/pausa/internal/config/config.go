@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pausa-run/pausa/internal/nearest"
@@ -45,6 +46,9 @@ type Config struct {
 	DNS           bool   // serve names of Services and pods
 	DNSDomain     string // "cluster.local"
 
+	Runtimes Runtimes
+	CDIDirs  []string
+
 	CgroupParent string
 	CgroupDriver string // "cgroupfs", "systemd"; "auto": systemd where it runs the host
 	KeeperBinary string // "": pausa-keeper beside pausa
@@ -68,13 +72,15 @@ type Source struct {
 // Load reads and checks all settings. It returns them in the order of the
 // default file. Its error names every wrong value, not just the first.
 func Load(src Source) (*Config, []Value, error) {
-	all := settings()
+	file, errs := readFile(src.File)
+	fixed := settings()
+	all := append(slices.Clone(fixed), runtimeSettings(file.tree)...)
 	values := make(map[string]Value, len(all))
 	for _, s := range all {
 		values[s.key] = Value{s.key, s.initial, "default"}
 	}
-	errs := loadFile(src.File, all, values)
-	for _, s := range all {
+	errs = append(errs, file.place(all, values)...)
+	for _, s := range fixed {
 		if v, ok := src.Env(s.env()); ok {
 			values[s.key] = Value{s.key, v, "env " + s.env()}
 		}
@@ -138,22 +144,24 @@ func Default() string {
 		}
 		fmt.Fprintf(&b, "# %s\n%s = %s\n", s.env(), name, s.toml(s.initial))
 	}
+	b.WriteString(runtimeExample)
 	return b.String()
 }
 
-func loadFile(file string, all []setting, values map[string]Value) []error {
-	path := file
+// readFile is empty when no file is named and the default one is not there.
+func readFile(name string) (file, []error) {
+	path := name
 	if path == "" {
 		path = DefaultFile
 	}
 	data, err := os.ReadFile(path)
-	if file == "" && errors.Is(err, fs.ErrNotExist) {
-		return nil
+	if name == "" && errors.Is(err, fs.ErrNotExist) {
+		return file{}, nil
 	}
 	if err != nil {
-		return []error{fmt.Errorf("read settings: %w", err)}
+		return file{}, []error{fmt.Errorf("read settings: %w", err)}
 	}
-	return parse(path, string(data), all, values)
+	return decode(path, string(data))
 }
 
 // checkOverlap refuses ranges that share addresses.

@@ -12,28 +12,38 @@ import (
 	"github.com/pausa-run/pausa/internal/nearest"
 )
 
-// parse puts the values of a file into values. Every unknown key and every
-// value of a wrong type is an error with its line.
-func parse(path, data string, all []setting, values map[string]Value) []error {
-	var tree map[string]any
-	if _, err := toml.Decode(data, &tree); err != nil {
+// file is a settings file, decoded.
+type file struct {
+	path string
+	tree map[string]any
+	line map[string]int // by key: where it is first written
+}
+
+func decode(path, data string) (file, []error) {
+	f := file{path: path, line: keyLines(data)}
+	if _, err := toml.Decode(data, &f.tree); err != nil {
 		var bad toml.ParseError
 		if errors.As(err, &bad) {
-			return []error{fmt.Errorf("%s:%d: %s", path, bad.Position.Line, bad.Message)}
+			return file{}, []error{fmt.Errorf("%s:%d: %s", path, bad.Position.Line, bad.Message)}
 		}
-		return []error{fmt.Errorf("%s: %w", path, err)}
+		return file{}, []error{fmt.Errorf("%s: %w", path, err)}
 	}
+	return f, nil
+}
+
+// place puts the values of a file into values. Every unknown key and every
+// value of a wrong type is an error with its line.
+func (f file) place(all []setting, values map[string]Value) []error {
 	known, sections, keys := map[string]setting{}, map[string]bool{}, make([]string, 0, len(all))
 	for _, s := range all {
 		known[s.key], keys = s, append(keys, s.key)
-		if section, _ := s.split(); section != "" {
+		for section, _ := s.split(); section != ""; section, _ = cutLast(section) {
 			sections[section] = true
 		}
 	}
 	var errs []error
-	lines := keyLines(data)
-	for _, leaf := range flatten("", tree, sections) {
-		where := fmt.Sprintf("%s:%d", path, lines[leaf.key])
+	for _, leaf := range flatten("", f.tree, sections) {
+		where := fmt.Sprintf("%s:%d", f.path, f.line[leaf.key])
 		s, ok := known[leaf.key]
 		if !ok {
 			errs = append(errs, unknownKey(where, leaf.key, keys))
@@ -107,6 +117,9 @@ func joinStrings(items []any) (string, error) {
 		text, ok := item.(string)
 		if !ok {
 			return "", errors.New("must be a list of texts in quotes")
+		}
+		if strings.Contains(text, ",") {
+			return "", fmt.Errorf("has %q: no text of a list may have a comma in it", text)
 		}
 		out = append(out, text)
 	}

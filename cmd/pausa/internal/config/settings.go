@@ -56,7 +56,7 @@ func (s setting) toml(value string) string {
 
 // settings are all keys, in the order of the default file.
 func settings() []setting {
-	return slices.Concat(placeSettings(), imageSettings(), networkSettings(), dnsSettings(), hostSettings())
+	return slices.Concat(placeSettings(), imageSettings(), networkSettings(), dnsSettings(), handlerSettings(), hostSettings())
 }
 
 func placeSettings() []setting {
