@@ -52,6 +52,7 @@ type Keeper struct {
 	image    *os.File // the pause program in memory
 	root     *os.File // what pauses see as their root; made at first use, guarded by mu
 	scratch  pipePool
+	nulls    nulls
 	tidy     *time.Timer // runs the collector some time after the last process has ended
 	filters  *filterCache
 
@@ -118,7 +119,7 @@ func (k *Keeper) open(held Held) (err error) {
 // Close gives the run directory free. Pauses and containers go on.
 func (k *Keeper) Close() error {
 	var errs []error
-	for _, c := range []io.Closer{k.image, k.root, k.lock} {
+	for _, c := range []io.Closer{k.image, k.root, k.nulls.folder, k.lock} {
 		if f, ok := c.(*os.File); ok && f != nil {
 			errs = append(errs, f.Close())
 		}

@@ -122,26 +122,8 @@ func pauseImage() (*os.File, error) {
 
 // emptyRoot is a mount that hangs nowhere: an empty read-only folder.
 func emptyRoot() (*os.File, error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("open tmpfs: %w", err)
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "nr_inodes", "2"); err != nil {
-		return nil, fmt.Errorf("configure tmpfs: %w", err)
-	}
-	if err := unix.FsconfigSetString(fs, "mode", "555"); err != nil {
-		return nil, fmt.Errorf("configure tmpfs: %w", err)
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return nil, fmt.Errorf("create tmpfs: %w", err)
-	}
-	attributes := unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attributes)
-	if err != nil {
-		return nil, fmt.Errorf("mount tmpfs: %w", err)
-	}
-	return os.NewFile(uintptr(fd), "root"), nil
+	return detachedTmpfs(map[string]string{"nr_inodes": "2", "mode": "555"},
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }
 
 // spawnPause clones pause into its namespaces and waits until it has hardened itself.

@@ -4,6 +4,7 @@ package keeper
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,7 @@ type program struct {
 	root    string // the program's state
 	systemd bool   // systemd makes the cgroups
 	cgroups map[string]string
+	nulls   *nulls
 
 	using sync.Mutex // held by calls that must not meet: the end of a start removes a file of what a delete removes whole
 }
@@ -51,7 +53,7 @@ type program struct {
 func (k *Keeper) program(c *container) *program {
 	p := &program{
 		Program: *c.request.Program, id: c.id, dir: c.dir,
-		root: c.request.Program.Root, systemd: c.systemd, cgroups: c.cgroups,
+		root: c.request.Program.Root, systemd: c.systemd, cgroups: c.cgroups, nulls: &k.nulls,
 	}
 	if p.root == "" {
 		p.root = filepath.Join(k.dir, "oci", p.Name)
@@ -117,7 +119,13 @@ func (p *program) spawn(s streams, terminal bool, command ...string) (pid int, m
 		defer console.close()
 		command = append(command, "--console-socket", console.name)
 	}
-	if err := p.call(s, nil, append(command, p.id)...); err != nil {
+	null, err := p.nulls.open()
+	if err != nil {
+		return 0, nil, err
+	}
+	defer null.Close()
+	whole := streams{cmp.Or(s.stdin, null), cmp.Or(s.stdout, null), cmp.Or(s.stderr, null)}
+	if err := p.call(&whole, nil, append(command, p.id)...); err != nil {
 		return 0, nil, err
 	}
 	data, err := os.ReadFile(pidFile)
@@ -148,7 +156,8 @@ func (p *program) scratch(prefix string) (string, error) {
 
 // call runs the program in the bundle's folder. What it says of an error is the
 // last line of its log, or what it has written to its standard error.
-func (p *program) call(s streams, stdin io.Reader, command ...string) error {
+// With streams, all three are a process's that stays.
+func (p *program) call(s *streams, stdin io.Reader, command ...string) error {
 	log, err := p.scratch("log-")
 	if err != nil {
 		return err
@@ -165,10 +174,10 @@ func (p *program) call(s streams, stdin io.Reader, command ...string) error {
 	cmd.Dir, cmd.Env = p.bundle(), []string{"PATH=" + os.Getenv("PATH")}
 	cmd.Stdin = stdin
 	var said bytes.Buffer
-	if len(s.all()) > 0 {
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = orNone(s.stdin), orNone(s.stdout), orNone(s.stderr)
-	} else if stays := command[0] == "create" || command[0] == "exec"; !stays {
+	if s == nil {
 		cmd.Stderr, cmd.WaitDelay = &said, time.Second
+	} else {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = s.stdin, s.stdout, s.stderr
 	}
 	if err := runToEnd(cmd); err != nil {
 		if ctx.Err() != nil {
@@ -177,14 +186,6 @@ func (p *program) call(s streams, stdin io.Reader, command ...string) error {
 		return fmt.Errorf("%s %s: %w", p.Path, command[0], explain(err, log, said.String()))
 	}
 	return nil
-}
-
-// orNone is nil for no file: a nil *os.File in an interface would not be nil.
-func orNone(f *os.File) io.ReadWriter {
-	if f == nil {
-		return nil
-	}
-	return f
 }
 
 // runToEnd runs cmd, which dies with the keeper: half a container that nobody
@@ -219,7 +220,7 @@ func explain(err error, log, said string) error {
 func (p *program) release() error {
 	p.using.Lock()
 	defer p.using.Unlock()
-	return p.call(streams{}, nil, "start", p.id)
+	return p.call(nil, nil, "start", p.id)
 }
 
 func (p *program) exec(process *specs.Process, s streams, e *execution) (int, *os.File, error) {
@@ -254,7 +255,7 @@ func (p *program) signal(init *process, sig unix.Signal) error {
 	if sig == unix.SIGKILL || sig == 0 {
 		return init.signal(sig)
 	}
-	err := p.call(streams{}, nil, "kill", p.id, strconv.Itoa(int(sig)))
+	err := p.call(nil, nil, "kill", p.id, strconv.Itoa(int(sig)))
 	if err != nil && init.ended() {
 		return nil
 	}
@@ -266,7 +267,7 @@ func (p *program) update(r *specs.LinuxResources) error {
 	if err != nil {
 		return fmt.Errorf("encode resources: %w", err)
 	}
-	return p.call(streams{}, bytes.NewReader(data), "update", "--resources", "-", p.id)
+	return p.call(nil, bytes.NewReader(data), "update", "--resources", "-", p.id)
 }
 
 // destroy has the program forget the container. What it leaves, or would leave
@@ -274,7 +275,7 @@ func (p *program) update(r *specs.LinuxResources) error {
 func (p *program) destroy() error {
 	p.using.Lock()
 	defer p.using.Unlock()
-	err := p.call(streams{}, nil, "delete", "--force", p.id)
+	err := p.call(nil, nil, "delete", "--force", p.id)
 	if err != nil {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(p.root, p.id)))
 	}

@@ -59,6 +59,27 @@ func TestProgramLife(t *testing.T) {
 	})
 }
 
+// Some runtimes give the streams to the container's user.
+func TestProgramLeavesNullAlone(t *testing.T) {
+	eachProgram(t, func(t *testing.T, h *host, use edit) {
+		var before, after unix.Stat_t
+		if err := unix.Stat("/dev/null", &before); err != nil {
+			t.Fatal(err)
+		}
+		id := h.container(h.pod(), sh("stat -Lc %t:%T /dev/stdin; sleep 600"), use, func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) {
+			c.UID, c.GID = 1234, 1234
+		})
+		h.start(id)
+		if out, _, code := h.exec(id, "", "true"); code != 0 {
+			t.Errorf("exec: %d, %s", code, out)
+		}
+		if err := unix.Stat("/dev/null", &after); err != nil || after.Uid != before.Uid || after.Gid != before.Gid {
+			t.Errorf("/dev/null belongs to %d:%d, before to %d:%d, %v", after.Uid, after.Gid, before.Uid, before.Gid, err)
+		}
+		h.eventually("its input is a null device", func() bool { return h.output(id, "stdout") == "1:3\n" })
+	})
+}
+
 func TestProgramLimits(t *testing.T) {
 	eachProgram(t, func(t *testing.T, h *host, use edit) {
 		id := h.container(h.pod(), sh("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"), use)
