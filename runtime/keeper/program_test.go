@@ -10,7 +10,6 @@ import (
 	"syscall"
 	"testing"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
@@ -85,8 +84,7 @@ func TestProgramLimits(t *testing.T) {
 		id := h.container(h.pod(), sh("trap 'exit 7' TERM; echo up; while :; do sleep 0.1; done"), use)
 		h.start(id)
 		h.eventually("it has its trap", func() bool { return h.output(id, "stdout") == "up\n" })
-		limit, shares := int64(64<<20), uint64(512)
-		r := &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limit}, CPU: &specs.LinuxCPU{Shares: &shares}}
+		r := runtime.Resources{MemoryLimit: 64 << 20, CPUShares: 512}
 		if err := h.client.Update(ctx(t), id, r); err != nil {
 			t.Fatal(err)
 		}
