@@ -95,12 +95,13 @@ func (h *Host) LogTail() string {
 }
 
 // KillDaemon sends a signal to the daemon and waits until it is gone.
-func (h *Host) KillDaemon(sig syscall.Signal) error { return h.killComm("pausa", "serve", sig) }
+func (h *Host) KillDaemon(sig syscall.Signal) error { return h.Kill("pausa", "serve", sig) }
 
 // KillKeeper sends a signal to the keeper and waits until it is gone.
-func (h *Host) KillKeeper(sig syscall.Signal) error { return h.killComm("pausa-keeper", "", sig) }
+func (h *Host) KillKeeper(sig syscall.Signal) error { return h.Kill("pausa-keeper", "", sig) }
 
-func (h *Host) killComm(comm, arg string, sig syscall.Signal) error {
+// Kill sends a signal to the processes of a name whose command line holds arg, and waits until they are gone.
+func (h *Host) Kill(comm, arg string, sig syscall.Signal) error {
 	procs, err := h.Processes()
 	if err != nil {
 		return err

@@ -173,27 +173,60 @@ func (h *Host) Close() error {
 // Join lays a cable between two hosts: a link with addresses 10.253.N.1 on a and
 // 10.253.N.2 on b (prefix 24), and the same in fd53:N::/64.
 func Join(a, b *Host, n int) error {
-	enter := func(h *Host, args ...string) error {
-		// Only the network namespace: pids in the arguments are the caller's.
-		cmd := exec.Command("nsenter", append([]string{"--target", strconv.Itoa(h.Pid()), "--net", "--"}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
-		}
-		return nil
-	}
 	link := fmt.Sprintf("cable%d", n)
-	if err := enter(a, "ip", "link", "add", link, "type", "veth", "peer", "name", link, "netns", strconv.Itoa(b.Pid())); err != nil {
+	if err := a.link("add", link, "type", "veth", "peer", "name", link, "netns", strconv.Itoa(b.Pid())); err != nil {
 		return err
 	}
 	for i, h := range []*Host{a, b} {
-		for _, addr := range []string{fmt.Sprintf("10.253.%d.%d/24", n, i+1), fmt.Sprintf("fd53:%d::%d/64", n, i+1)} {
-			if err := enter(h, "ip", "addr", "add", addr, "dev", link, "nodad"); err != nil {
+		if err := h.connect(link, n, i+1); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Segment puts hosts on one network: each has a link segmentN with the addresses
+// 10.253.N.I (prefix 24) and fd53:N::I/64, I from 1 in their order.
+func Segment(n int, hosts ...*Host) error {
+	name, hub := fmt.Sprintf("segment%d", n), hosts[0]
+	if err := hub.link("add", name, "type", "bridge"); err != nil {
+		return err
+	}
+	for i, h := range hosts {
+		if h != hub {
+			port := fmt.Sprintf("port%d", i+1)
+			err := hub.link("add", port, "type", "veth", "peer", "name", name, "netns", strconv.Itoa(h.Pid()))
+			if err == nil {
+				err = hub.link("set", port, "master", name, "up")
+			}
+			if err != nil {
 				return err
 			}
 		}
-		if err := enter(h, "ip", "link", "set", link, "up"); err != nil {
+		if err := h.connect(name, n, i+1); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// connect gives a link its addresses and brings it up.
+func (h *Host) connect(link string, n, i int) error {
+	for _, addr := range []string{fmt.Sprintf("10.253.%d.%d/24", n, i), fmt.Sprintf("fd53:%d::%d/64", n, i)} {
+		if err := h.ip("addr", "add", addr, "dev", link, "nodad"); err != nil {
+			return err
+		}
+	}
+	return h.link("set", link, "up")
+}
+
+func (h *Host) link(args ...string) error { return h.ip(append([]string{"link"}, args...)...) }
+
+// ip runs the program of that name in the host's network alone: pids in the arguments are the caller's.
+func (h *Host) ip(args ...string) error {
+	cmd := exec.Command("nsenter", append([]string{"--target", strconv.Itoa(h.Pid()), "--net", "--", "ip"}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s on host %s: %w: %s", strings.Join(args, " "), h.Name, err, out)
 	}
 	return nil
 }

@@ -90,4 +90,4 @@ func (h *Host) DialContext(ctx context.Context, network, addr string) (net.Conn,
 }
 
 // KillAll sends a signal to every process of this name and waits until they are gone.
-func (h *Host) KillAll(comm string, sig syscall.Signal) error { return h.killComm(comm, "", sig) }
+func (h *Host) KillAll(comm string, sig syscall.Signal) error { return h.Kill(comm, "", sig) }
