@@ -58,6 +58,10 @@ bench: deps build ## Go benchmarks, the CRI socket's medians, pulls and imports 
 hostile: ## an image of a million files: how much memory it takes
 	@$(GO) test ./images -count=1 -timeout 60m -v -run 'TestManyTinyFiles$$' -tinyfiles 1000000
 
+.PHONY: soak
+soak: deps build ## ten minutes of 200 DNS questions a second while pods come and go
+	$(GO) test -tags integration ./integration -run 'TestNamesWhilePodsChange$$' -v -timeout 20m -dns-questions 120000
+
 .PHONY: critest
 critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it, RUNTIME=/usr/sbin/runc
 	@$(GO) run ./integration/critrun -focus '$(RUN)' -runtime '$(RUNTIME)'

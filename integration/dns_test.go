@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/miekg/dns"
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // named is a headless Service of one pod with a name, and a name for elsewhere.
@@ -129,7 +131,7 @@ func TestNames(t *testing.T) {
 	if err := n.Serve(); err != nil {
 		t.Fatal(err)
 	}
-	if out := n.ok("info"); !strings.Contains(out, "DNS: port 53/UDP of 10.88.0.1 is taken by ") {
+	if out := n.ok("info"); !strings.Contains(out, "DNS: port 53/UDP of 10.96.0.10 is taken by ") {
 		t.Errorf("info does not tell who has port 53:\n%s", out)
 	}
 	n.importBusybox()
@@ -193,11 +195,12 @@ func TestNames(t *testing.T) {
 // 200 questions a second, each over a socket of its own through the Service's
 // address, while pods come and go: every one is answered, and with pods.
 func TestNamesWhilePodsChange(t *testing.T) {
-	const questions = 2000
 	n := newNode(t, "churn")
+	questions := *dnsQuestions
 	n.apply(web + "---\napiVersion: v1\nkind: Service\nmetadata: {name: all}\nspec: {clusterIP: None, selector: {app: web}}\n")
 	n.waitReady("app=web", 2)
-	var asked, lost atomic.Int32
+	var asked, lost, stale atomic.Int32
+	gone := &departures{at: map[string]time.Time{}}
 	n.eventually("the names are known", func() error {
 		if n.lookup(n.pods("app=web")[0].Name, "all.default.svc.cluster.local") == "" {
 			return errors.New("all has no address")
@@ -211,6 +214,7 @@ func TestNamesWhilePodsChange(t *testing.T) {
 			tick := time.NewTicker(5 * time.Millisecond)
 			defer tick.Stop()
 			for i := range questions {
+				began := time.Now()
 				name := []string{"all", "web"}[i%2] + ".default.svc.cluster.local."
 				server := []string{"10.96.0.10:53", "[fd96::a]:53"}[i/2%2]
 				c := dns.Client{Net: []string{"udp", "tcp"}[i/4%8/7], Timeout: 2 * time.Second}
@@ -218,6 +222,9 @@ func TestNamesWhilePodsChange(t *testing.T) {
 				if asked.Add(1); err != nil || m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
 					lost.Add(1)
 					t.Logf("question %d, %s of %s over %s: %v, %v", i, name, server, c.Net, m, err)
+				} else if ip := gone.among(m, began.Add(-time.Second)); ip != "" {
+					stale.Add(1)
+					t.Logf("question %d of %s: %s is of a pod that has gone more than a second ago", i, name, ip)
 				}
 				<-tick.C
 			}
@@ -231,17 +238,58 @@ func TestNamesWhilePodsChange(t *testing.T) {
 	for ended := false; !ended; changes++ {
 		count := []int{8, 2}[changes%2]
 		n.apply(strings.Replace(web, "replicas: 2", fmt.Sprint("replicas: ", count), 1))
-		n.waitReady("app=web", count)
+		gone.note(n.waitReady("app=web", count))
 		select {
 		case <-done:
 			ended = true
 		default:
 		}
 	}
-	t.Logf("%d questions, %d lost, during %d changes of the number of pods", asked.Load(), lost.Load(), changes)
-	if lost.Load() > 0 || changes < 3 {
-		t.Error("answers were lost, or too little has changed")
+	t.Logf("%d questions, %d lost, %d answers with pods that have gone, while %d pods came and went", asked.Load(), lost.Load(), stale.Load(), 6*changes)
+	if lost.Load() > 0 || stale.Load() > 0 || changes < 3 {
+		t.Error("answers were lost or old, or too little has changed")
 	}
+}
+
+// dnsQuestions: 120000 are ten minutes of 200 a second.
+var dnsQuestions = flag.Int("dns-questions", 2000, "how many questions are asked while pods change")
+
+// departures are the addresses of pods that have gone, and since when.
+type departures struct {
+	mu    sync.Mutex // guards what follows
+	alive []string
+	at    map[string]time.Time
+}
+
+// note compares the pods that are there with those before.
+func (d *departures) note(pods []corev1.Pod) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var alive []string
+	for _, p := range pods {
+		alive = append(alive, p.Status.PodIP)
+		delete(d.at, p.Status.PodIP)
+	}
+	for _, ip := range d.alive {
+		if !slices.Contains(alive, ip) {
+			d.at[ip] = time.Now()
+		}
+	}
+	d.alive = alive
+}
+
+// among is an address of the answer that had gone before then, "" if there is none.
+func (d *departures) among(m *dns.Msg, then time.Time) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, rr := range m.Answer {
+		if a, ok := rr.(*dns.A); ok {
+			if at, ok := d.at[a.A.String()]; ok && at.Before(then) {
+				return a.A.String()
+			}
+		}
+	}
+	return ""
 }
 
 // dialed asks without leaving the calling thread: its namespace decides where a socket is.
@@ -328,4 +376,49 @@ func TestNamesWhileDaemonRestarts(t *testing.T) {
 	if lost.Load() > 3 || asked.Load() < 100 {
 		t.Error("answers were lost, or too little was asked")
 	}
+}
+
+// Pods of a network that is not the built-in one ask the same server, at the
+// same address: here of one with another bridge and range. The address comes back
+// when somebody takes it away, and is given up with DNS.
+func TestNamesOnAnotherNetwork(t *testing.T) {
+	n := newHost(t, "elsewhere")
+	cni := filepath.Join(n.Dir, "cni")
+	conf := `{"cniVersion": "1.0.0", "name": "theirs", "plugins": [{"type": "pausa", "bridge": "theirs0", "ranges": ["10.77.0.0/16"], "dataDir": "/run/pausa/network/ipam"}]}`
+	if err := errors.Join(os.MkdirAll(cni, 0o755), os.WriteFile(filepath.Join(cni, "10-theirs.conflist"), []byte(conf), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	n.importBusybox()
+	n.apply(web)
+	pods := n.waitReady("app=web", 2)
+	if !strings.HasPrefix(pods[0].Status.PodIP, "10.77.") {
+		t.Fatalf("the pod is on another network: %s", pods[0].Status.PodIP)
+	}
+	service := n.service("web")
+	known := func() error {
+		if got := n.lookup(pods[0].Name, "web"); !strings.Contains(got, service.Spec.ClusterIP) {
+			return fmt.Errorf("web is %q", got)
+		}
+		return nil
+	}
+	n.eventually("a pod finds the Service by its name", known)
+	if out := n.ok("exec", pods[0].Name, "-c", "front", "--", "cat", "/etc/resolv.conf"); !strings.Contains(out, "nameserver 10.96.0.10\n") {
+		t.Errorf("resolv.conf of the pod: %s", out)
+	}
+	n.sh("ip addr del 10.96.0.10/32 dev lo")
+	n.eventually("a pod finds it again", known)
+	if err := n.KillDaemon(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	n.Env = append(n.Env, "PAUSA_NETWORK_DNS_ENABLED=false")
+	if err := n.Serve(); err != nil {
+		t.Fatal(err)
+	}
+	if out := n.sh("ip -o addr show dev lo; ss -lnu"); strings.Contains(out, "10.96.0.10") {
+		t.Errorf("without DNS its address is still there:\n%s", out)
+	}
+	n.ok("delete", "--all", "-A")
 }

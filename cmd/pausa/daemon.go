@@ -81,7 +81,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	}
 	down.add(services.Close)
 	inherited := inheritedDNS(ctx, keeper, log)
-	names, clusterDNS, dnsWarnings := openDNS(c, inherited, log)
+	names, clusterDNS, dnsWarnings := openDNS(c, inherited, net.Routed, log)
 	closeAll(inherited) // those in use were duplicated
 	if names != nil {
 		down.add(names.Close)
@@ -163,6 +163,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	work.Go(func() error { (&healer{net: net, services: services, log: log}).run(ctx); return nil })
 	if names != nil {
 		work.Go(func() error { serveDNS(ctx, names, log); return nil })
+		work.Go(func() error { keepDNSAddrs(ctx, clusterDNS.Addrs, log); return nil })
 	}
 	err = work.Wait()
 	log.Info("stopped; containers go on", "error", err)

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network/dns"
@@ -21,24 +21,30 @@ const dnsPlace = 10
 
 // openDNS binds the sockets of cluster DNS. It is no reason for the daemon to
 // end: without a server, pods use the host's resolver, and the warnings say why.
-func openDNS(c *config.Config, inherited map[string]*os.File, log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
+func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool, log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
 	if !c.DNS {
+		if err := dns.Release(dnsAddrs(c.PodCIDRs, c.ServiceCIDRs)); err != nil {
+			log.Warn("give up the addresses of DNS", "error", err)
+		}
 		return nil, nil, nil
 	}
-	gateways, virtual := dnsAddrs(c.PodCIDRs, c.ServiceCIDRs)
-	if len(virtual) == 0 {
+	addrs := dnsAddrs(c.PodCIDRs, c.ServiceCIDRs)
+	if len(addrs) == 0 {
 		return nil, nil, []string{"DNS is off: no range of network.service_cidrs has a 10th address and a range of network.pod_cidrs of its family"}
 	}
 	server, err := dns.Listen(dns.Options{
-		Domain: c.DNSDomain, Addrs: gateways, Ranges: slices.Concat(allPodCIDRs(c), c.ServiceCIDRs), Own: virtual, Log: log, Inherited: inherited,
+		Domain: c.DNSDomain, Addrs: addrs, Ranges: slices.Concat(allPodCIDRs(c), c.ServiceCIDRs), Log: log, Inherited: inherited,
 	})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("DNS is off: %v", err)}
 	}
+	var claimed []string
+	if err := dns.Claim(addrs); err != nil {
+		claimed = append(claimed, fmt.Sprintf("DNS: %v", err))
+	}
 	return server, &reconcile.ClusterDNS{
-		Domain: c.DNSDomain, Addrs: virtual, Listeners: server.Listeners(), Set: server.Set,
-		Reachable: func() bool { return hasAddr(gateways[0]) },
-	}, server.Warnings()
+		Domain: c.DNSDomain, Addrs: addrs, Listeners: server.Listeners(), Set: server.Set, Reachable: routed,
+	}, append(server.Warnings(), claimed...)
 }
 
 // depositDNS lets the keeper hold the sockets of DNS, so that questions wait for
@@ -78,32 +84,39 @@ func serveDNS(ctx context.Context, server *dns.Server, log *slog.Logger) {
 	}
 }
 
-// dnsAddrs are the addresses to listen on, those of the bridge, and the cluster
-// IPs that lead there, in the order of the ranges of Services.
-func dnsAddrs(pods, services []netip.Prefix) (gateways, virtual []netip.Addr) {
+// dnsAddrs are the addresses of DNS, in the order of the ranges of Services: the
+// same place in each whose family pods have.
+func dnsAddrs(pods, services []netip.Prefix) (addrs []netip.Addr) {
 	for _, s := range services {
 		place := s.Masked().Addr()
 		for range dnsPlace {
 			place = place.Next()
 		}
-		i := slices.IndexFunc(pods, func(p netip.Prefix) bool { return p.Addr().Is4() == s.Addr().Is4() })
-		if i < 0 || !s.Contains(place.Next()) { // an IPv4 range's last address is nobody's
-			continue
+		has := slices.ContainsFunc(pods, func(p netip.Prefix) bool { return p.Addr().Is4() == s.Addr().Is4() })
+		if has && s.Contains(place.Next()) { // an IPv4 range's last address is nobody's
+			addrs = append(addrs, place)
 		}
-		gateways = append(gateways, pods[i].Masked().Addr().Next())
-		virtual = append(virtual, place)
 	}
-	return gateways, virtual
+	return addrs
 }
 
-// hasAddr tells whether an address is one of this host's.
-func hasAddr(a netip.Addr) bool {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return false
+// keepDNSAddrs takes the addresses of DNS back when somebody has taken them away, until ctx ends.
+func keepDNSAddrs(ctx context.Context, addrs []netip.Addr, log *slog.Logger) {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	failed := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		err := dns.Claim(addrs)
+		if err != nil && err.Error() != failed {
+			log.Error("keep the addresses of DNS", "error", err)
+		}
+		if failed = ""; err != nil {
+			failed = err.Error()
+		}
 	}
-	return slices.ContainsFunc(addrs, func(have net.Addr) bool {
-		p, err := netip.ParsePrefix(have.String())
-		return err == nil && p.Addr() == a
-	})
 }

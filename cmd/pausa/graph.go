@@ -1,8 +1,11 @@
 package main
 
 import (
+	"net/netip"
+
 	"github.com/urfave/cli/v2"
 
+	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/cmd/pausa/internal/topology"
 )
 
@@ -42,7 +45,7 @@ func (p *program) graph(ctx *cli.Context) error {
 	if !settings.DNS {
 		domain = ""
 	}
-	all.Name([]topology.Network{{Name: "pausa", Ranges: settings.PodCIDRs}}, domain)
+	all.Name(networksOf(settings), domain)
 	w := all.Within(ctx.String("namespace"))
 	switch format {
 	case "json", "yaml":
@@ -54,4 +57,20 @@ func (p *program) graph(ctx *cli.Context) error {
 	default:
 		return w.Text(p.out)
 	}
+}
+
+// networksOf are the built-in networks, and the ways to other hosts' pods.
+func networksOf(c *config.Config) []topology.Network {
+	out := []topology.Network{{Name: "pausa", Ranges: c.PodCIDRs}}
+	for _, n := range c.Networks {
+		out = append(out, topology.Network{Name: n.Name, Ranges: n.CIDRs})
+	}
+	for _, r := range c.Routes {
+		via := "another host"
+		if r.Via.IsValid() {
+			via = "host " + r.Via.String()
+		}
+		out = append(out, topology.Network{Name: "of " + via, Ranges: []netip.Prefix{r.CIDR}})
+	}
+	return out
 }

@@ -128,7 +128,7 @@ func (t *tracer) run(from, to string) (route, error) {
 	}
 	rest, through, err := trace.Run(t.ctx.Context, trace.Request{
 		From: place, To: target.addr, Protocol: target.protocol, Bridge: t.config.Bridge,
-		Ranges: t.config.PodCIDRs, PodOf: t.podOf, Packet: t.ctx.Bool("packet"), Timeout: t.ctx.Duration("timeout"),
+		Ranges: allPodCIDRs(t.config), PodOf: t.podOf, Packet: t.ctx.Bool("packet"), Timeout: t.ctx.Duration("timeout"),
 	})
 	if through { // the connection is right, and what was said before is not
 		for i := range out.Steps {

@@ -35,12 +35,10 @@ const streams = 256
 // Options are the parts that Listen needs. Domain and Addrs are required.
 type Options struct {
 	Domain string       // of the cluster, "cluster.local"
-	Addrs  []netip.Addr // this host's addresses to listen on; they may come to be later
+	Addrs  []netip.Addr // to listen on; they may come to be later
 	// Ranges are those of pods and Services: the names of these addresses are
 	// never asked elsewhere.
-	Ranges []netip.Prefix
-	// Own are further addresses that lead here, and must not be asked themselves.
-	Own        []netip.Addr
+	Ranges     []netip.Prefix
 	ResolvConf string // "" is /etc/resolv.conf
 	// Inherited are the sockets of a server before (Files): what waits in them is
 	// answered. Those that are of no use are left to the caller.
@@ -182,7 +180,7 @@ func fileName(protocol string, a netip.Addr) string { return "dns " + protocol +
 
 // own tells whether an upstream would be this server.
 func (s *Server) own(a netip.AddrPort) bool {
-	if slices.Contains(s.opts.Own, a.Addr()) {
+	if slices.Contains(s.opts.Addrs, a.Addr()) { // at whatever port: rules lead to ours
 		return true
 	}
 	return slices.ContainsFunc(s.endpoints, func(l Listener) bool { return l.Addr == a })

@@ -1,0 +1,55 @@
+package dns
+
+import (
+	"errors"
+	"os"
+	goruntime "runtime"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Claimed addresses are there, whoever takes them away meanwhile, and gone when released.
+func TestClaim(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("a network namespace of its own needs root")
+	}
+	done := make(chan error)
+	go func() {
+		goruntime.LockOSThread() // and never unlocked: the thread ends with its namespace
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return err
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err == nil {
+				err = netlink.LinkSetUp(lo)
+			}
+			if err != nil {
+				return err
+			}
+			ours := addrs("10.96.0.10", "fd96::a")
+			has := func(want int) error {
+				count := 0
+				list, err := netlink.AddrList(lo, netlink.FAMILY_ALL)
+				for _, a := range ours {
+					if indexOf(list, a) >= 0 {
+						count++
+					}
+				}
+				if count != want {
+					err = errors.Join(err, errors.New("lo has "+list[0].String()+" and others"))
+				}
+				return err
+			}
+			return errors.Join(
+				Claim(ours), Claim(ours), has(2),
+				netlink.AddrDel(lo, hostAddr(ours[0])), has(1), Claim(ours), has(2),
+				Release(ours), Release(ours), has(0))
+		}()
+	}()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
