@@ -21,7 +21,7 @@ GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 
 .PHONY: help
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: deps
 deps: ## install the Debian packages that build and tests need
@@ -61,6 +61,10 @@ hostile: ## an image of a million files: how much memory it takes
 .PHONY: soak
 soak: deps build ## ten minutes of 200 DNS questions a second while pods come and go
 	$(GO) test -tags integration ./integration -run 'TestNamesWhilePodsChange$$' -v -timeout 20m -dns-questions 120000
+
+.PHONY: bench-services
+bench-services: deps build ## what 10,000 Services cost; PROXY=path of a kube-proxy measures that as well
+	@$(GO) run ./integration/servicebench -bin bin $(if $(PROXY),-kube-proxy '$(PROXY)')
 
 .PHONY: critest
 critest: deps build bin/tools/critest ## the Kubernetes CRI validation suite; RUN=regexp for some of it, RUNTIME=/usr/sbin/runc

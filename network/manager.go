@@ -34,7 +34,9 @@ type Options struct {
 	Networks           []Named
 	Connected          [][2]string // pairs of built-in networks whose pods reach each other
 	Routes             []Route     // ways to the pods of other hosts
-	Log                *slog.Logger
+	// RulesNS is the file of the network namespace that gets the built-in network's rules; "": the host's.
+	RulesNS string
+	Log     *slog.Logger
 }
 
 // Manager attaches pods to the network. It may be used by several goroutines.

@@ -65,7 +65,13 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(store.Close)
-	net, err := network.New(networkOptions(c, log))
+	rulesNS, err := rulesNamespace(c, log)
+	if err != nil {
+		return err
+	}
+	netOptions := networkOptions(c, log)
+	netOptions.RulesNS = rulesNS
+	net, err := network.New(netOptions)
 	if err != nil {
 		return err
 	}
@@ -74,6 +80,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		log.Error("network is not ready", "error", err)
 	}
 	services, err := service.Open(ctx, service.Options{
+		RulesNS:      rulesNS,
 		ServiceCIDRs: c.ServiceCIDRs, PodCIDRs: c.PodCIDRs, NodePortMin: c.NodePortMin, NodePortMax: c.NodePortMax, RouteDev: c.Bridge, Log: log,
 	})
 	if err != nil {

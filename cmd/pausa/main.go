@@ -102,7 +102,7 @@ func (p *program) app() *cli.App {
 			p.applyCommand(), p.deleteCommand(), p.getCommand(), p.describeCommand(),
 			p.logsCommand(), p.execCommand(), p.attachCommand(), p.waitCommand(), p.runCommand(),
 			p.imagesCommand(), p.traceCommand(), p.graphCommand(), p.doctorCommand(),
-			p.serveCommand(), p.infoCommand(), p.configCommand(), p.versionCommand(),
+			p.serveCommand(), p.infoCommand(), p.configCommand(), p.firewallCommand(), p.versionCommand(),
 			p.completionCommand(), p.completeCommand(),
 		},
 		Reader: p.in, Writer: p.out, ErrWriter: p.err,

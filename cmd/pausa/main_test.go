@@ -201,7 +201,7 @@ func TestCompletion(t *testing.T) {
 	f := startFake(t)
 	f.runWith(t, helloManifest, "apply", "-f", "-").want(t, 0, "created", "")
 	for line, want := range map[string]string{
-		"":                     "apply attach completion config delete describe doctor exec get graph help images info logs run serve trace version wait",
+		"":                     "apply attach completion config delete describe doctor exec firewall get graph help images info logs run serve trace version wait",
 		"de":                   "delete describe",
 		"images ":              "explain export gc import inspect list mount prune pull push rm tag unmount",
 		"get p":                "pods",

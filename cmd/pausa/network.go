@@ -85,7 +85,7 @@ func (h *healer) look(ctx context.Context) {
 		h.log.Debug("look for damage of the network", "error", err)
 	}
 	if damage == h.failed && time.Since(h.last) < healEvery {
-		if err := h.services.EnsureRoutes(); err != nil {
+		if err := h.services.Maintain(); err != nil {
 			h.log.Error("heal routes", "error", err)
 		}
 		return
@@ -98,7 +98,7 @@ func (h *healer) heal(ctx context.Context, damage string) {
 		h.log.Warn("the network was changed by somebody else; making it again", "damage", damage)
 	}
 	h.last, h.failed = time.Now(), ""
-	if err := errors.Join(h.net.Sync(ctx), h.services.EnsureRoutes()); err != nil {
+	if err := errors.Join(h.net.Sync(ctx), h.services.Maintain()); err != nil {
 		h.log.Error("heal network", "error", err)
 		h.failed = damage
 	}

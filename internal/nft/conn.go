@@ -36,8 +36,11 @@ type Conn struct {
 
 // Open connects to the network namespace of the calling thread and stays there
 // whatever thread it is used from.
-func Open() (*Conn, error) {
-	netns, err := os.Open("/proc/thread-self/ns/net")
+func Open() (*Conn, error) { return OpenAt("/proc/thread-self/ns/net") }
+
+// OpenAt connects to the network namespace that is this file.
+func OpenAt(path string) (*Conn, error) {
+	netns, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}

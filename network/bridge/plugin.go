@@ -24,13 +24,14 @@ import (
 // Plugin does the work for any number of networks in the network namespace that
 // it was made in. It may be used by several goroutines.
 type Plugin struct {
-	log    *slog.Logger
-	hostNS int             // the host's network namespace
-	host   *netlink.Handle // in it
-	slow   *netlink.Handle // the same, for deletions, which block
-	nft    *nft.Conn
-	guard  *spoofGuard
-	local  *localPorts // nil: host ports do not answer on loopback
+	log     *slog.Logger
+	hostNS  int             // the host's network namespace
+	rulesNS int             // -1: the same
+	host    *netlink.Handle // in it
+	slow    *netlink.Handle // the same, for deletions, which block
+	nft     *nft.Conn
+	guard   *spoofGuard
+	local   *localPorts // nil: host ports do not answer on loopback
 
 	mu      sync.Mutex
 	ensured map[string]hostState // networks whose host side has been made, by fingerprint of their configuration
@@ -63,20 +64,24 @@ type Request struct {
 }
 
 // New connects to the network namespace of the calling thread.
-func New(log *slog.Logger) (*Plugin, error) {
+func New(log *slog.Logger) (*Plugin, error) { return NewWithRules(log, "") }
+
+// NewWithRules is New with the rules in another network namespace, that of the
+// file, where no packet meets them: for those who want to see them only.
+func NewWithRules(log *slog.Logger, rulesNS string) (*Plugin, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Plugin{log: log, ensured: map[string]hostState{}, living: map[string]bool{}, adding: map[string]bool{}}
 	p.ports = ports{pods: map[string]string{}, suspects: map[string]bool{}}
-	p.hostNS = -1
-	if err := p.open(); err != nil {
+	p.hostNS, p.rulesNS = -1, -1
+	if err := p.open(rulesNS); err != nil {
 		return nil, errors.Join(fmt.Errorf("open built-in network: %w", err), p.Close())
 	}
 	return p, nil
 }
 
-func (p *Plugin) open() (err error) {
+func (p *Plugin) open(rulesNS string) (err error) {
 	if p.hostNS, err = openNetNS("/proc/thread-self/ns/net"); err != nil {
 		return err
 	}
@@ -86,10 +91,18 @@ func (p *Plugin) open() (err error) {
 	if p.slow, err = netlink.NewHandleAt(netns.NsHandle(p.hostNS), unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return err
 	}
-	if p.guard, err = openSpoofGuard(p.hostNS); err != nil {
+	rules := p.hostNS
+	if rulesNS == "" {
+		rulesNS = "/proc/thread-self/ns/net"
+	} else if rules, err = openNetNS(rulesNS); err != nil {
+		return err
+	} else {
+		p.rulesNS = rules
+	}
+	if p.guard, err = openSpoofGuard(rules); err != nil {
 		return err
 	}
-	p.nft, err = nft.Open()
+	p.nft, err = nft.OpenAt(rulesNS)
 	return err
 }
 
@@ -112,8 +125,10 @@ func (p *Plugin) Close() error {
 			h.Close()
 		}
 	}
-	if p.hostNS >= 0 {
-		errs = append(errs, unix.Close(p.hostNS))
+	for _, ns := range []int{p.hostNS, p.rulesNS} {
+		if ns >= 0 {
+			errs = append(errs, unix.Close(ns))
+		}
 	}
 	return errors.Join(errs...)
 }

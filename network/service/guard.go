@@ -33,9 +33,6 @@ func (f *frontend) guard() guard {
 
 func (g guard) name() string { return hashName(prefixFrom, g.family, g.ranges+" "+g.target) }
 
-// isGuard tells whether a chain of ours is one of these.
-func isGuard(name string) bool { return strings.HasPrefix(name, prefixFrom) }
-
 func (g guard) rules() []nft.Rule {
 	var rules []nft.Rule
 	for text := range strings.FieldsSeq(g.ranges) {

@@ -160,6 +160,7 @@ func TestHealing(t *testing.T) {
 		if err := tab.Resync(ctx); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
+		tidied(t, tab)
 		got := run(t, "nft list table inet pausa")
 		if ours(got) != ours(want) {
 			t.Errorf("%s: healed to\n%s\nfrom\n%s", c.name, got, want)
@@ -227,7 +228,7 @@ func TestRoute(t *testing.T) {
 	}
 	run(t, "ip link set br7 up; ip addr add 10.7.0.1/24 dev br7; ip -6 addr add fd07::1/64 dev br7 nodad")
 	defer run(t, "ip link del br7")
-	if err := tab.EnsureRoutes(); err != nil {
+	if err := tab.Maintain(); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []struct{ to, from string }{{"10.96.3.3", "10.7.0.1"}, {"fd96::3", "fd07::1"}} {
@@ -236,7 +237,7 @@ func TestRoute(t *testing.T) {
 		}
 	}
 	run(t, "ip route del 10.96.0.0/16")
-	if err := tab.EnsureRoutes(); err != nil {
+	if err := tab.Maintain(); err != nil {
 		t.Fatal(err)
 	}
 	if got := run(t, "ip route get 10.96.3.3"); !strings.Contains(got, "dev br7") {

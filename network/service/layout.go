@@ -3,7 +3,6 @@ package service
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -166,11 +165,6 @@ func (b balancer) name() string {
 		v = "6"
 	}
 	return fmt.Sprintf("%s%s%s-%d", prefix, kind, v, b.n)
-}
-
-// isBalancer tells whether a chain of ours has been made on demand.
-func isBalancer(name string) bool {
-	return strings.HasPrefix(name, prefix+"lb") || strings.HasPrefix(name, prefix+"node")
 }
 
 // rules picks one of n slots at random. The second rule and the third catch a

@@ -45,17 +45,6 @@ func (t *Table) assertRoutes() error {
 	return errors.Join(errs...)
 }
 
-// EnsureRoutes makes the routes of the service ranges again: they go with the
-// bridge or its address.
-func (t *Table) EnsureRoutes() error {
-	if t.opts.RouteDev == "" {
-		return nil
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.assertRoutes()
-}
-
 func (t *Table) removeRoutes() error {
 	var errs []error
 	for _, c := range t.opts.ServiceCIDRs {

@@ -90,7 +90,7 @@ func (c counted[K]) settle(added, removed func(K)) {
 // change is the difference between two states.
 type change struct {
 	del, add map[string][]nft.Element // by name of the set
-	// newChains must exist before elements lead there, oldChains go after.
+	// newChains must exist before elements lead there, oldChains go some time after.
 	newChains, oldChains []balancer
 	newGuards, oldGuards []guard
 	// The same for session affinity; stickies by name.
@@ -444,7 +444,8 @@ func (c *change) chains(tx *nft.Tx) *nft.Tx {
 	return tx
 }
 
-// tx is the change of elements as a transaction, and the end of chains that they leave.
+// tx is the change of elements as a transaction. Chains that they leave are deleted
+// later.
 func (c *change) tx() *nft.Tx {
 	tx := nft.NewTx()
 	for _, f := range families() {
@@ -453,12 +454,5 @@ func (c *change) tx() *nft.Tx {
 			tx.AddElements(set, c.add[set.Name]...)
 		}
 	}
-	for _, g := range c.oldGuards {
-		tx.DeleteChain(g.name())
-	}
-	for _, b := range c.oldChains {
-		tx.DeleteChain(b.name())
-	}
-	c.deleteSticky(tx)
 	return tx
 }

@@ -101,6 +101,7 @@ func TestDifferencesAddUp(t *testing.T) {
 		if err := fresh.Sync(context.Background(), desired); err != nil {
 			t.Fatalf("step %d: fresh: %v", step, err)
 		}
+		tidied(t, tab)
 		if got, want := normal(fake.Dump()), normal(freshFake.Dump()); got != want {
 			t.Fatalf("step %d: after differences:\n%s\nat once:\n%s", step, got, want)
 		}
@@ -112,8 +113,65 @@ func TestDifferencesAddUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, empty, _ := newFakeTable(t, Options{})
+	tidied(t, tab)
 	if got, want := normal(fake.Dump()), normal(empty.Dump()); got != want {
 		t.Errorf("without services:\n%s\nwant\n%s", got, want)
+	}
+}
+
+// tidied deletes what is not used any more without waiting for it.
+func tidied(t *testing.T, tab *Table) {
+	t.Helper()
+	for range 2 {
+		tab.rest.since = time.Time{}
+		if err := tab.tidy(time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A packet may have read an element, and not yet looked into the chain.
+func TestChainsOutliveTheirElements(t *testing.T) {
+	tab, fake, _ := newFakeTable(t, Options{})
+	has := func() bool {
+		chains, err := fake.Chains()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(chains, "svc-lb4-2")
+	}
+	two, one := web("10.1.0.1:80", "10.1.0.2:80"), web("10.1.0.1:80")
+	mustSync(t, tab, two)
+	mustSync(t, tab, one)
+	if !has() {
+		t.Error("the chain is gone with the elements that led to it")
+	}
+	now := time.Now()
+	for i, after := range []time.Duration{restFor / 2, 3 * restFor} {
+		want := i == 0
+		tab.rest.since = now.Add(-after)
+		if err := tab.tidy(now); err != nil {
+			t.Fatal(err)
+		}
+		if has() != want {
+			t.Errorf("after %s the chain is there: %v, want %v", after, has(), want)
+		}
+	}
+	mustSync(t, tab, two)
+	mustSync(t, tab, one)
+	mustSync(t, tab, two)
+	tidied(t, tab)
+	if !has() {
+		t.Error("a chain that is used again was deleted")
+	}
+	tab.known = false // as after an error: all is written anew
+	mustSync(t, tab, one)
+	if !has() {
+		t.Error("a chain of an earlier run is gone with the elements that led to it")
+	}
+	tidied(t, tab)
+	if has() {
+		t.Error("a chain of an earlier run stays")
 	}
 }
 
@@ -145,6 +203,7 @@ func TestUpdateRetriesWhatFailed(t *testing.T) {
 	}
 	other, fresh, _ := newFakeTable(t, Options{})
 	mustSync(t, other, rival)
+	tidied(t, tab)
 	if got, want := normal(fake.Dump()), normal(fresh.Dump()); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}

@@ -24,11 +24,6 @@ const (
 	prefixClient = prefix + "client"
 )
 
-// isSticky tells whether a chain or a set of ours is for session affinity.
-func isSticky(name string) bool {
-	return strings.HasPrefix(name, prefixSticky) || strings.HasPrefix(name, prefixClient)
-}
-
 // sticky is one Service port with affinity, in one family. All its frontends
 // share the clients.
 type sticky struct {
@@ -121,50 +116,5 @@ func (c *change) addSticky(tx *nft.Tx) {
 	}
 	for name, clients := range c.newStickies {
 		tx.SetRules(nft.Chain{Name: name}, stickyRules(clients[0].family(), clients)...)
-	}
-}
-
-// deleteSticky removes those that no element leads to any more.
-func (c *change) deleteSticky(tx *nft.Tx) {
-	for _, name := range c.oldStickies {
-		tx.DeleteChain(name)
-	}
-	for _, cl := range c.oldClients {
-		tx.DeleteChain(cl.name())
-		tx.DeleteSet(cl.set())
-	}
-}
-
-// replaceSticky clears away what is there of an earlier run, but for clients
-// of endpoints that stay.
-func (c *change) replaceSticky(tx *nft.Tx, chains, sets []string) {
-	wanted := map[string]bool{}
-	for _, cl := range c.newClients {
-		wanted[cl.name()] = true
-	}
-	for name := range c.newStickies {
-		wanted[name] = true
-	}
-	var old []string
-	for _, name := range chains {
-		if isSticky(name) && !wanted[name] {
-			tx.FlushChain(name)
-			old = append(old, name)
-		}
-	}
-	for _, name := range old {
-		if strings.HasPrefix(name, prefixSticky) {
-			tx.DeleteChain(name)
-		}
-	}
-	for _, name := range old {
-		if strings.HasPrefix(name, prefixClient) {
-			tx.DeleteChain(name)
-		}
-	}
-	for _, name := range sets {
-		if isSticky(name) && !wanted[name] {
-			tx.DeleteSet(nft.Set{Name: name})
-		}
 	}
 }

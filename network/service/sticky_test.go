@@ -82,6 +82,7 @@ func TestAffinity(t *testing.T) {
 		t.Errorf("the list lacks affinity:\n%s", list)
 	}
 	mustSync(t, tab, podService(w, 0))
+	tidied(t, tab)
 	if list := run(t, "nft list ruleset"); strings.Contains(list, "svc-sticky") || strings.Contains(list, "svc-client") {
 		t.Errorf("left without affinity:\n%s", list)
 	}

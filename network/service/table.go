@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/pausa-run/pausa/internal/loopback"
 	"github.com/pausa-run/pausa/internal/nft"
@@ -28,6 +29,9 @@ type Options struct {
 	// that the host itself can connect; while it is not there, another device
 	// does. "": no route.
 	RouteDev string
+	// RulesNS is the file of the network namespace that gets the rules; "": that of
+	// the calling thread.
+	RulesNS string
 	// NoLoopback leaves node ports on 127.0.0.1 and ::1 unserved.
 	NoLoopback bool
 	Log        *slog.Logger // nil: the default one
@@ -48,8 +52,9 @@ type Table struct {
 	state *state
 	known bool // the kernel holds the state
 	stale map[key]bool
-	// routed: the routes were made once; EnsureRoutes makes them again.
+	// routed: the routes were made once; Maintain makes them again.
 	routed bool
+	rest   rest
 }
 
 // ruleset is the table in the kernel: *nft.Conn, or *nft.Fake in tests.
@@ -66,7 +71,10 @@ type ruleset interface {
 // makes the chains. What an earlier run left stays in force until the first
 // Sync replaces it, so that a restart interrupts nobody.
 func Open(ctx context.Context, opts Options) (*Table, error) {
-	conn, err := nft.Open()
+	if opts.RulesNS == "" {
+		opts.RulesNS = "/proc/thread-self/ns/net"
+	}
+	conn, err := nft.OpenAt(opts.RulesNS)
 	if err != nil {
 		return nil, fmt.Errorf("open service table: %w", err)
 	}
@@ -85,7 +93,7 @@ func newTable(opts Options, rules ruleset, fl flows, rt router) *Table {
 	if opts.Log == nil {
 		opts.Log = slog.Default()
 	}
-	t := &Table{opts: opts, rules: rules, flows: fl, route: rt, state: newState(), stale: map[key]bool{}, health: newHealthPorts()}
+	t := &Table{opts: opts, rules: rules, flows: fl, route: rt, state: newState(), stale: map[key]bool{}, health: newHealthPorts(), rest: newRest()}
 	if !opts.NoLoopback {
 		t.local = newLocalPorts(loopback.New(opts.Log, nil))
 	}
@@ -166,6 +174,11 @@ func (t *Table) apply(c *change, invalid []error) error {
 			// Somebody else changed the table: what was known is worth nothing.
 			t.opts.Log.Warn("rewriting all services", "cause", err)
 			t.note(c)
+			return t.rewrite(t.state.all())
+		}
+		t.rest.note(c)
+		if err := t.tidy(time.Now()); err != nil {
+			t.opts.Log.Warn("rewriting all services", "cause", err)
 			return t.rewrite(t.state.all())
 		}
 	}
@@ -273,27 +286,17 @@ func (t *Table) replace(c *change) error {
 		}
 	}
 	t.static(first)
-	wanted := map[string]bool{}
-	for _, b := range c.newChains {
-		wanted[b.name()] = true
-	}
-	for _, g := range c.newGuards {
-		wanted[g.name()] = true
-	}
-	for _, isOld := range []func(string) bool{isGuard, isBalancer} { // guards lead to the others
-		for _, name := range chains {
-			if isOld(name) && !wanted[name] {
-				tx.DeleteChain(name)
-			}
-		}
-	}
 	sets, err := t.rules.Sets()
 	if err != nil {
 		return err
 	}
-	c.replaceSticky(tx, chains, sets)
 	tx.Append(c.tx())
-	return t.commit(c.chains(first), tx)
+	if err := t.commit(c.chains(first), tx); err != nil {
+		return err
+	}
+	t.rest = leftOver(chains, sets)
+	t.rest.note(c)
+	return nil
 }
 
 // commit does one transaction after the other; an empty one costs nothing.

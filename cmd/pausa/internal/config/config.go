@@ -43,6 +43,7 @@ type Config struct {
 	BalancerCIDRs []netip.Prefix // none: the host's own addresses
 	NodePortMin   uint16
 	NodePortMax   uint16
+	Firewall      string // "kernel", "print"
 	DNS           bool   // serve names of Services and pods
 	DNSDomain     string // "cluster.local"
 

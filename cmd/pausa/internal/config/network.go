@@ -38,6 +38,10 @@ func networkSettings() []setting {
 			},
 		},
 		{
+			"network.firewall", text, "kernel", "kernel writes the rules of Services, host ports and masquerading; print leaves them to somebody\nelse, who sees them by 'pausa firewall'.",
+			func(c *Config, v string) error { return setOneOf(&c.Firewall, v, "kernel", "print") },
+		},
+		{
 			"network.mtu", number, "0", "Bytes per packet on the built-in networks; 0 takes that of the default route, also when it changes.",
 			func(c *Config, v string) (err error) {
 				c.MTU, err = strconv.Atoi(v)
