@@ -74,8 +74,8 @@ func (n *node) without() string {
 	return strings.Join(keep, "")
 }
 
-// reaches asks every Service of everyRule from another host or this one.
-func (n *node) reaches(other *node) error {
+// everyRuleAnswers asks every Service of everyRule from another host or this one.
+func (n *node) everyRuleAnswers(other *node) error {
 	var errs []error
 	for _, to := range []string{"10.253.1.1:30080", "[fd53:1::1]:30080", "10.253.1.1:8088", "10.253.1.1:81", "192.0.2.77:80"} {
 		if _, err := other.place().ask("tcp", to); err != nil {
@@ -130,7 +130,7 @@ func TestRulesOfOthers(t *testing.T) {
 	}
 	n.baseline()
 	n.applyEveryRule(other)
-	if err := n.reaches(other); err != nil {
+	if err := n.everyRuleAnswers(other); err != nil {
 		t.Error(err)
 	}
 	if after := n.without(); after != before {
@@ -140,7 +140,7 @@ func TestRulesOfOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	n.eventually("everything is back after a flush", func() error { return n.reaches(other) })
+	n.eventually("everything is back after a flush", func() error { return n.everyRuleAnswers(other) })
 	t.Logf("healed and asked within %v", time.Since(began).Round(time.Millisecond))
 	if after := n.without(); strings.TrimSpace(after) != "" {
 		t.Errorf("rules that nobody has made: %s", after)
@@ -171,7 +171,7 @@ func TestFirewallPrint(t *testing.T) {
 			t.Fatalf("load what is printed: %v: %s\n%s", err, out, numbered(text))
 		}
 	}
-	if err := n.reaches(other); err != nil {
+	if err := n.everyRuleAnswers(other); err != nil {
 		t.Error(err)
 	}
 	if after := n.without(); after != before {
