@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -32,7 +33,7 @@ func containerConfig(c *criv1.ContainerConfig, p pod.Config) (pod.ContainerConfi
 	for _, step := range []func() error{
 		func() error { return checkContainerNames(c) },
 		func() error { return containerProcess(&cfg, c) },
-		func() (err error) { cfg.Mounts, err = mounts(c.Mounts); return err },
+		func() (err error) { cfg.Mounts, err = mounts(c.Mounts, p); return err },
 		func() (err error) { cfg.Devices, err = devices(c.Devices); return err },
 		func() (err error) { cfg.CDIDevices, err = cdiDevices(c); return err },
 		func() (err error) {
@@ -178,11 +179,14 @@ func cdiDevices(c *criv1.ContainerConfig) ([]string, error) {
 	return all, nil
 }
 
-// mounts translates mounts; idmapped mounts are refused.
-func mounts(all []*criv1.Mount) ([]runtime.Mount, error) {
+// mounts translates mounts.
+func mounts(all []*criv1.Mount, p pod.Config) ([]runtime.Mount, error) {
 	var out []runtime.Mount
 	for i, m := range all {
 		mt, err := mount(m)
+		if err == nil {
+			err = mountMaps(&mt, m, p)
+		}
 		if err != nil {
 			return nil, within(fmt.Sprintf("mounts[%d]", i), err)
 		}
@@ -218,6 +222,55 @@ func mount(m *criv1.Mount) (runtime.Mount, error) {
 	return out, nil
 }
 
+// mountMaps takes the ids of a mount. An image has those of the pod's user namespace anyway.
+func mountMaps(out *runtime.Mount, m *criv1.Mount, p pod.Config) error {
+	uids, err := idMaps("uidMappings", m.UidMappings)
+	if err != nil {
+		return err
+	}
+	gids, err := idMaps("gidMappings", m.GidMappings)
+	switch {
+	case err != nil:
+		return err
+	case (len(uids) == 0) != (len(gids) == 0):
+		return invalid("gidMappings", "goes with uidMappings, and the other way round")
+	case m.Image == nil:
+		out.UIDMaps, out.GIDMaps = uids, gids
+	case len(uids) > 0 && (!slices.Equal(uids, p.UIDMaps) || !slices.Equal(gids, p.GIDMaps)):
+		return invalid("uidMappings", "an image is mounted with the mappings of the pod's user namespace, these are others")
+	}
+	return nil
+}
+
+// maxMaps is how many mappings the kernel takes.
+const maxMaps = 340
+
+// idMaps wants ranges that do not overlap, on either side.
+func idMaps(field string, all []*criv1.IDMapping) ([]runtime.IDMap, error) {
+	if len(all) > maxMaps {
+		return nil, invalid(field, "has %d mappings: the kernel takes %d", len(all), maxMaps)
+	}
+	var out []runtime.IDMap
+	for i, m := range all {
+		at := fmt.Sprintf("%s[%d]", field, i)
+		one := runtime.IDMap{ContainerID: m.GetContainerId(), HostID: m.GetHostId(), Size: m.GetLength()}
+		if one.Size == 0 || uint64(one.ContainerID)+uint64(one.Size) > 1<<32-1 || uint64(one.HostID)+uint64(one.Size) > 1<<32-1 {
+			return nil, invalid(at, "container %d, host %d, length %d: the length is above 0, all ids are below 2^32-1", one.ContainerID, one.HostID, one.Size)
+		}
+		if slices.ContainsFunc(out, func(o runtime.IDMap) bool {
+			return overlap(o.ContainerID, o.Size, one.ContainerID, one.Size) || overlap(o.HostID, o.Size, one.HostID, one.Size)
+		}) {
+			return nil, invalid(at, "overlaps another one")
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+func overlap(a, sizeA, b, sizeB uint32) bool {
+	return uint64(a) < uint64(b)+uint64(sizeB) && uint64(b) < uint64(a)+uint64(sizeA)
+}
+
 // checkSource wants a host path or an image.
 func checkSource(m *criv1.Mount) error {
 	sub := m.GetImageSubPath()
@@ -248,9 +301,6 @@ func checkMount(m *criv1.Mount) error {
 	}
 	if err := checkSource(m); err != nil {
 		return err
-	}
-	if len(m.UidMappings)+len(m.GidMappings) > 0 {
-		return invalid("uidMappings", "idmapped mounts are not supported: run the pod without a user namespace of its own")
 	}
 	for _, o := range m.MountOptions {
 		if o != "noexec" && o != "nodev" && o != "nosuid" {

@@ -158,7 +158,12 @@ func TestContainerRefusals(t *testing.T) {
 		{"mounts[0].container_path", func(r *req) { r.Mounts[0].ContainerPath = "data" }},
 		{"mounts[0].host_path", func(r *req) { r.Mounts[0].HostPath = "" }},
 		{"mounts[0].host_path", func(r *req) { r.Mounts[0].HostPath = "/srv/../etc" }},
-		{"mounts[0].uidMappings", func(r *req) { r.Mounts[0].UidMappings = []*criv1.IDMapping{{}} }},
+		{"mounts[0].uidMappings[0]", func(r *req) { r.Mounts[0].UidMappings = []*criv1.IDMapping{{}} }},
+		{"mounts[0].gidMappings", func(r *req) { r.Mounts[0].UidMappings = []*criv1.IDMapping{{Length: 1}} }},
+		{"mounts[0].gidMappings[0]", func(r *req) { r.Mounts[0].GidMappings = []*criv1.IDMapping{{HostId: 1<<32 - 2, Length: 2}} }},
+		{"mounts[0].uidMappings[1]", func(r *req) {
+			r.Mounts[0].UidMappings = []*criv1.IDMapping{{HostId: 100, Length: 10}, {HostId: 105, ContainerId: 50, Length: 10}}
+		}},
 		{"mounts[0].mount_options", func(r *req) { r.Mounts[0].MountOptions = []string{"suid"} }},
 		{"mounts[0].propagation", func(r *req) { r.Mounts[0].Propagation = 9 }},
 		{"mounts[0].recursive_read_only", func(r *req) { r.Mounts[0].RecursiveReadOnly = true }},

@@ -4,11 +4,13 @@ import (
 	"testing"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
 )
 
 func TestImageMounts(t *testing.T) {
 	image := &criv1.ImageSpec{Image: "sha256:abc"}
-	got, err := mounts([]*criv1.Mount{{ContainerPath: "/data", Image: image, ImageSubPath: "a/b"}})
+	got, err := mounts([]*criv1.Mount{{ContainerPath: "/data", Image: image, ImageSubPath: "a/b"}}, pod.Config{})
 	if err != nil || len(got) != 1 || got[0].Image != "sha256:abc" || got[0].Source != "a/b" || !got[0].Readonly {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -20,7 +22,7 @@ func TestImageMounts(t *testing.T) {
 		`invalid mounts[0].image_sub_path: "/etc" is not a path below`: {Image: image, ImageSubPath: "/etc"},
 	} {
 		m.ContainerPath = "/data"
-		if _, err := mounts([]*criv1.Mount{m}); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
+		if _, err := mounts([]*criv1.Mount{m}, pod.Config{}); err == nil || len(err.Error()) < len(want) || err.Error()[:len(want)] != want {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}

@@ -47,6 +47,9 @@ type Mount struct {
 	RecursiveRO bool
 	Propagation string   // "", "rprivate", "rslave", "rshared"
 	Options     []string // further OCI mount options, e.g. "size=64m", "noexec"
+	// UIDMaps and GIDMaps say which ids the source's owners (ContainerID) have in
+	// this mount, as the host numbers them; both or none.
+	UIDMaps, GIDMaps []IDMap
 }
 
 // Device is one device node taken from the host.

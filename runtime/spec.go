@@ -95,6 +95,8 @@ func (c ContainerConfig) validateMounts() error {
 			return fmt.Errorf("mount at %s: type %q is neither bind nor tmpfs", m.Destination, m.Type)
 		case m.Type != "tmpfs" && !cleanPath(m.Source):
 			return fmt.Errorf("mount at %s: source %q: an absolute path without '..' is needed", m.Destination, m.Source)
+		case (len(m.UIDMaps) == 0) != (len(m.GIDMaps) == 0) || len(m.UIDMaps) > 0 && m.Type == "tmpfs":
+			return fmt.Errorf("mount at %s: maps of both users and groups are needed, and a source", m.Destination)
 		case !slices.Contains([]string{"", "rprivate", "rslave", "rshared"}, m.Propagation):
 			return fmt.Errorf("mount at %s: propagation %q is none of rprivate, rslave, rshared", m.Destination, m.Propagation)
 		}

@@ -85,6 +85,11 @@ func (m Mount) oci(destination string) specs.Mount {
 		out.Options = append(out.Options, "rw")
 	}
 	out.Options = append(out.Options, m.Options...)
+	if len(m.UIDMaps) > 0 {
+		// Recursive: what is mounted below would belong to nobody else.
+		out.Options = append(out.Options, "ridmap")
+		out.UIDMappings, out.GIDMappings = idMappings(m.UIDMaps), idMappings(m.GIDMaps)
+	}
 	return out
 }
 

@@ -3,6 +3,7 @@
 package keeper_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -124,4 +125,65 @@ func owner(st os.FileInfo) uint32 { return st.Sys().(*syscall.Stat_t).Uid }
 
 func userNamespace() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER}
+}
+
+// volume is a folder with a file of root's and one of user 1000's.
+func volume(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, uid := range map[string]int{"root": 0, "user": 1000} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(path, nil, 0o644), os.Chown(path, uid, uid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o777); err != nil { //nolint:gosec // the container's user writes there
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// The same files have other owners in the mount, and what is made there has the mount's on the disk.
+func TestIDMappedMounts(t *testing.T) {
+	if *programFlag != "" {
+		t.Skip("a program's features say whether it can")
+	}
+	h := newHost(t)
+	shiftedRoot(t, "0 200000 65536") // skips where the kernel cannot
+	dir := volume(t)
+	maps := []runtime.IDMap{{ContainerID: 0, HostID: 5000, Size: 10}, {ContainerID: 1000, HostID: 6000, Size: 1}}
+	mount := func(m runtime.Mount) edit {
+		return func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) {
+			c.UID, c.GID, c.Mounts = 6000, 6000, []runtime.Mount{m}
+		}
+	}
+	id, exit := h.runOnce(h.pod(), sh("stat -c %u:%g /v/root /v/user; touch /v/made; stat -c %u /v/made"),
+		mount(runtime.Mount{Source: dir, Destination: "/v", UIDMaps: maps, GIDMaps: maps}))
+	if out := h.output(id, "stdout"); exit.Code != 0 || out != "5000:5000\n6000:6000\n6000\n" {
+		t.Errorf("exit %+v, the container sees %q, %q", exit, out, h.output(id, "stderr"))
+	}
+	if st, err := os.Stat(dir + "/made"); err != nil || owner(st) != 1000 {
+		t.Errorf("on the disk it is of %v, %v", st, err)
+	}
+
+	users := []runtime.IDMap{{HostID: 200000, Size: 65536}}
+	pod := h.pod(func(s *runtime.PodSpec) { s.UIDMaps, s.GIDMaps = users, users })
+	root := shiftedRoot(t, "0 200000 65536")
+	id, exit = h.runOnce(pod, sh("stat -c %u /v/root /v/user; touch /v/byroot"), mount(runtime.Mount{Source: dir, Destination: "/v", UIDMaps: users, GIDMaps: users}),
+		func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) { c.Rootfs, c.UID, c.GID = root, 0, 0 })
+	if out := h.output(id, "stdout"); exit.Code != 0 || out != "0\n1000\n" {
+		t.Errorf("with a user namespace: exit %+v, %q, %q", exit, out, h.output(id, "stderr"))
+	}
+	if st, err := os.Stat(dir + "/byroot"); err != nil || owner(st) != 0 {
+		t.Errorf("what the namespace's root made is of %v, %v", st, err)
+	}
+	if err := os.Remove(dir + "/byroot"); err != nil {
+		t.Error(err)
+	}
+
+	id = h.container(h.pod(), sh("true"), mount(runtime.Mount{Source: "/proc/fs", Destination: "/v", UIDMaps: maps, GIDMaps: maps}))
+	_, err := h.client.StartContainer(ctx(t), id)
+	if err == nil || !strings.Contains(err.Error(), "/proc/fs") || !strings.Contains(err.Error(), "idmap") {
+		t.Errorf("a file system that maps no ids: %v", err)
+	}
 }
