@@ -98,7 +98,7 @@ func TestTrace(t *testing.T) {
 	n := newNode(t, "trace")
 	n.apply(tracePods)
 	server := n.waitReady("app=server", 1)[0]
-	n.waitReady("app=client", 1)
+	client := n.waitReady("app=client", 1)[0]
 	n.eventually("lazy runs", func() error {
 		if p := n.pod("lazy"); p == nil || p.Status.PodIP == "" {
 			return errors.New("it has no address")
@@ -164,6 +164,14 @@ func TestTrace(t *testing.T) {
 	}
 	if out := n.sh("nft list tables"); strings.Contains(out, "trace") {
 		t.Errorf("a table of the trace is left:\n%s", out)
+	}
+	// A datagram's connection of before that leads to a pod that is no endpoint.
+	dnsIP := "10.96.0.10"
+	n.sh("nft 'table ip other { chain theirs { type nat hook prerouting priority -150; ip saddr " + client.Status.PodIP + " udp dport 53 dnat to " + server.Status.PodIP + "; }; }'")
+	_, _, _ = n.CLI("", "exec", "client", "--", "timeout", "2", "nslookup", "-timeout=1", "-retry=1", "x.", dnsIP)
+	n.sh("nft delete table ip other")
+	if got := n.trace("client", dnsIP+":53/UDP").first("warn"); !strings.HasPrefix(got, "tracked: datagrams of before still lead elsewhere: ") || !strings.Contains(got, server.Status.PodIP+":53, pod default/server") {
+		t.Errorf("a stale connection: %q", got)
 	}
 	// What the daemon would mend at once.
 	if err := n.KillDaemon(syscall.SIGKILL); err != nil {

@@ -97,6 +97,7 @@ func Run(ctx context.Context, r Request) (steps []Step, through bool, err error)
 	if !w.stopped() {
 		w.reach(ends)
 	}
+	w.tracked(ends)
 	through = w.try(ctx)
 	return w.steps, through, nil
 }

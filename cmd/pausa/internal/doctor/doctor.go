@@ -60,6 +60,7 @@ func Run(ctx context.Context, h Host) []Check {
 		{"firewall", h.firewall},
 		{"daemon", h.daemon},
 		{"keeper", h.keeper},
+		{"handlers", h.handlers},
 		{"network", h.network},
 		{"names", h.names},
 		{"upstream", h.upstream},

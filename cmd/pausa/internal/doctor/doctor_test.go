@@ -116,6 +116,22 @@ func TestChecksOfTheDaemon(t *testing.T) {
 	}
 }
 
+func TestHandlers(t *testing.T) {
+	h := host(t, nil)
+	program := filepath.Join(t.TempDir(), "runc")
+	if err := os.WriteFile(program, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.Config.Runtimes.Handlers = []config.Runtime{{Name: "runc", Path: program}}
+	if got := h.handlers(context.Background()); got[0].Verdict != OK {
+		t.Errorf("a handler that is there: %+v", got)
+	}
+	h.Config.Runtimes.Handlers = append(h.Config.Runtimes.Handlers, config.Runtime{Name: "kata", Path: "/no/such/kata"})
+	if got := h.handlers(context.Background()); len(got) != 1 || got[0].Verdict != Fail || !strings.Contains(got[0].What, "handler kata has no program at /no/such/kata") {
+		t.Errorf("one that is not: %+v", got)
+	}
+}
+
 func TestTheirCure(t *testing.T) {
 	if got := theirCure("chain inet firewalld filter_FORWARD drops", "pausa0", "ours"); !strings.HasPrefix(got, "firewall-cmd --permanent --zone=trusted --add-interface=pausa0") {
 		t.Errorf("firewalld: %s", got)

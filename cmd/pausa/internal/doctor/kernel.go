@@ -159,6 +159,20 @@ func (h Host) hasBridge() bool {
 	return err == nil
 }
 
+// handlers looks for the programs of the runtime handlers.
+func (h Host) handlers(context.Context) []Check {
+	var out []Check
+	for _, r := range h.Config.Runtimes.Handlers {
+		if st, err := os.Stat(r.Path); err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
+			out = append(out, fail("install it, or correct the path of the handler", "handler %s has no program at %s: pods that ask for it cannot be started", r.Name, r.Path)...)
+		}
+	}
+	if len(out) == 0 {
+		return ok("the built-in one, and %d others", len(h.Config.Runtimes.Handlers))
+	}
+	return out
+}
+
 // disk looks at where state and logs are kept, and at the tmpfs of records.
 func (h Host) disk(context.Context) []Check {
 	var out []Check

@@ -151,8 +151,16 @@ func (p *picture) drawEdge(b *strings.Builder, e edge, boxes []box) {
 		x1, y1, x1+bend, y1, x2-bend, y2, x2, y2, style)
 	fmt.Fprintf(b, `<circle cx="%.1f" cy="%.1f" r="3" %s fill="#ffffff"/>`+"\n", x2, y2, style)
 	if e.text != "" {
-		fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="end" font-size="10" fill="#6b7280">%s</text>`+"\n", x2-8, y2-4, escape(short(e.text)))
+		fmt.Fprintf(b, `<text x="%.1f" y="%.1f" text-anchor="end" font-size="10" fill="#6b7280" stroke="#ffffff" stroke-width="3" paint-order="stroke">%s</text>`+"\n", x2-8, below(y1, y2), escape(short(e.text)))
 	}
+}
+
+// below is where the text of a line stands: on the side that it does not come from.
+func below(from, to float64) float64 {
+	if from < to {
+		return to + 12
+	}
+	return to - 5
 }
 
 func drawNode(b *strings.Builder, n node, at box) {
