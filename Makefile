@@ -93,6 +93,10 @@ bin/tools/kubelet: integration/kubelet/go.mod integration/kubelet/go.sum
 kubelet: deps build bin/tools/kubelet ## all tests with a real kubelet; RUN=regexp for some of them
 	$(GO) test -tags 'integration kubelet' -count=1 -timeout 20m -v -run 'Kubelet.*$(RUN)' ./integration
 
+.PHONY: networks
+networks: deps build bin/tools/cni bin/tools/flanneld ## what takes long: 10,000 pods through a /28, Flannel, CNI plugins in the VM
+	@hack/networks.sh
+
 .PHONY: vm
 vm: deps build ## integration tests in a VM with cgroup v2 and AppArmor; RUN=regexp for some of them
 	@RUN='$(RUN)' hack/vm-test.sh tests

@@ -1,11 +1,12 @@
 #!/bin/bash
-# vm-test.sh [tests|critest|systemd]: what needs another kernel, cgroup v2, AppArmor or
+# vm-test.sh [tests|critest|systemd|networks]: what needs another kernel, cgroup v2, AppArmor or
 # systemd, in a VM. RUN is a regular expression of the tests or specs to run.
 #
 #   tests    integration tests, the keeper's tests of control groups, and the AppArmor specs of the Kubernetes CRI suite
 #   critest  the whole suite; its output is in bin/critest-vm.log
 #   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
 #            v2 and then with v1 and v2 side by side
+#   networks the CNI reference plugins that need kernel modules
 # shellcheck disable=SC2016 # the VM's shell expands what is quoted
 set -eu
 cd "$(dirname "$0")/.."
@@ -76,8 +77,14 @@ case $what in
       vm 900 -s -a "systemd.unified_cgroup_hierarchy=$hierarchy" -- "$run"
     done
     ;;
+  networks)
+    make -s bin/tools/cni
+    cp -r bin/tools/cni "$job/bin/tools/"
+    add_tests
+    vm 900 -- "/job/tests '${RUN:-^TestReferencePluginsOfOtherKernels$}'"
+    ;;
   *)
-    echo "vm-test: $what is none of tests, critest, systemd" >&2
+    echo "vm-test: $what is none of tests, critest, systemd, networks" >&2
     exit 2
     ;;
 esac

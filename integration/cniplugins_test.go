@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -243,26 +242,13 @@ func testMacvlanPlugin(t *testing.T, c cniNode) {
 
 // macvlan on the cable, with addresses of a DHCP server on the other host.
 func testDHCPPlugin(t *testing.T, c cniNode) {
-	background := func(n *node, args ...string) {
-		t.Helper()
-		cmd := n.Command(context.Background(), args...)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := n.Kill(filepath.Base(args[0]), args[1], syscall.SIGKILL); err != nil {
-				t.Error(err)
-			}
-			_ = cmd.Wait() // killed
-		})
-	}
 	conf := filepath.Join(c.other.Dir, "udhcpd.conf")
 	text := "start 10.253.1.100\nend 10.253.1.120\ninterface cable1\nlease_file " + c.other.Dir + "/leases\noption subnet 255.255.255.0\noption lease 3600\n"
 	if err := errors.Join(os.WriteFile(conf, []byte(text), 0o600), os.WriteFile(c.other.Dir+"/leases", nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	background(c.other, "busybox", "udhcpd", "-f", "-S", conf)
-	background(c.node, filepath.Join(c.Bin, "tools", "cni", "dhcp"), "daemon", "-socketpath", "/run/cni/dhcp.sock")
+	background(t, c.other, "busybox", "udhcpd", "-f", "-S", conf)
+	background(t, c.node, filepath.Join(c.Bin, "tools", "cni", "dhcp"), "daemon", "-socketpath", "/run/cni/dhcp.sock")
 	c.eventually("the plugin dhcp listens", func() error {
 		_, err := os.Stat(c.Path("/run/cni/dhcp.sock"))
 		return err

@@ -12,45 +12,24 @@ import (
 	goruntime "runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/netnstest"
 )
 
-const insideEnv = "PAUSA_HOSTTEST_INSIDE"
-
-// Main is for TestMain: it runs the tests in a process with network and mount
-// namespaces of its own, so that nothing of the machine's is touched or left.
+// Main is for TestMain of packages whose tests all need root: it runs them in a
+// process with network and mount namespaces of its own.
 func Main(m *testing.M) int {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(os.Stderr, "SKIP: these tests need root, for network namespaces")
 		return 0
 	}
-	if os.Getenv(insideEnv) == "" {
-		return reexec()
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		fmt.Fprintln(os.Stderr, "make mounts private:", err)
-		return 1
-	}
-	return m.Run()
-}
-
-func reexec() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return netnstest.Main(m)
 }
 
 // Host is a network namespace with loopback up.
