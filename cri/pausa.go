@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
@@ -119,7 +121,16 @@ func (s *pausaService) ImportImage(in pausav1.Pausa_ImportImageServer) error {
 	if err != nil {
 		return fmt.Errorf("receive archive: %w", err)
 	}
-	got, err := s.o.Images.Import(in.Context(), &chunks{in: in, rest: first.Data}, images.ImportOptions{Name: first.Name})
+	var archive io.Reader = &chunks{in: in, rest: first.Data}
+	if first.File != nil {
+		f, err := openLocal(first.File)
+		if err != nil {
+			return status.Errorf(codes.FailedPrecondition, "read the archive: %v", err)
+		}
+		defer func() { _ = f.Close() }() // only read
+		archive = f
+	}
+	got, err := s.o.Images.Import(in.Context(), archive, images.ImportOptions{Name: first.Name})
 	if err != nil {
 		return fmt.Errorf("import image: %w", err)
 	}
@@ -129,6 +140,22 @@ func (s *pausaService) ImportImage(in pausav1.Pausa_ImportImageServer) error {
 		out.Ids = append(out.Ids, img.ID)
 	}
 	return in.SendAndClose(out)
+}
+
+// openLocal opens a file of the client's: the client may have other mounts.
+func openLocal(l *pausav1.LocalFile) (*os.File, error) {
+	f, err := os.Open(l.Path)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err = unix.Fstat(int(f.Fd()), &st); err == nil && (st.Dev != l.Device || st.Ino != l.Inode || st.Mode&unix.S_IFMT != unix.S_IFREG) {
+		err = fmt.Errorf("%s is not that file here", l.Path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // chunks reads the archive out of the requests.

@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
@@ -64,6 +66,26 @@ func TestImportImage(t *testing.T) {
 	if r, err := s.CloseAndRecv(); err != nil || r.Names[0] != "n:1" || r.Ids[0] != "sha256:5" {
 		t.Errorf("import: %v %v", r, err)
 	}
+	// a file is read by the daemon, if it is the one that the client means
+	path := filepath.Join(t.TempDir(), "a.tar")
+	if err := os.WriteFile(path, []byte("abcdefg"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	for inode, want := range map[uint64]codes.Code{st.Ino: codes.OK, st.Ino + 1: codes.FailedPrecondition} {
+		if s, err = d.own.ImportImage(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Send(&pausav1.ImportImageRequest{Name: "f:1", File: &pausav1.LocalFile{Path: path, Device: st.Dev, Inode: inode}}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := s.CloseAndRecv(); status.Code(err) != want || err == nil && r.Ids[0] != "sha256:7" {
+			t.Errorf("import of a file: %v, %v; want %s", r, err, want)
+		}
+	}
 	// a client that gives up in the middle leaves no image
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err = d.own.ImportImage(ctx)
@@ -81,7 +103,7 @@ func TestImportImage(t *testing.T) {
 	if err := d.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if len(d.images.all) != 1 {
+	if len(d.images.all) != 2 {
 		t.Errorf("images: %v", d.images.all)
 	}
 }

@@ -163,8 +163,10 @@ func TestBadArchivesLeaveNothing(t *testing.T) {
 	s := open(t, folders(t))
 	for name, bad := range badArchives(t) {
 		t.Run(name, func(t *testing.T) {
-			_, err := s.Import(ctx, bytes.NewReader(bad.data), ImportOptions{})
-			wantError(t, err, bad.want)
+			for _, r := range []io.Reader{bytes.NewReader(bad.data), archiveFile(t, bad.data)} {
+				_, err := s.Import(ctx, r, ImportOptions{})
+				wantError(t, err, bad.want)
+			}
 			if list, _ := s.List(ctx); len(list) != 0 {
 				t.Errorf("left images %+v", list)
 			}
@@ -174,6 +176,21 @@ func TestBadArchivesLeaveNothing(t *testing.T) {
 	_, err := s.Import(ctx, io.MultiReader(bytes.NewReader(packed(t, small("localhost/a:1"))[:4000]), brokenReader{}), ImportOptions{})
 	wantError(t, err, "cable pulled")
 	nothingKept(t, s)
+}
+
+// archiveFile is an archive as the daemon opens it.
+func archiveFile(t testing.TB, data []byte) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
 }
 
 type brokenReader struct{}

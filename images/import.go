@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -36,27 +35,20 @@ type named struct {
 
 // Import reads an archive: an OCI layout or a docker-archive in tar, plain or
 // compressed with gzip or zstd. Its images are unpacked before it returns.
-// After an error no image of the archive is there.
+// After an error no image of the archive is there. Blobs of an OCI layout in a
+// regular file (an *os.File at its start) are taken side by side.
 func (s *Store) Import(ctx context.Context, r io.Reader, o ImportOptions) ([]Image, error) {
 	ctx, done, err := s.lease(ctx, "import")
 	if err != nil {
 		return nil, fmt.Errorf("import archive: %w", err)
 	}
 	defer done()
-	index, err := s.readArchive(ctx, r)
+	list, fetch, err := s.openArchive(ctx, r, o.Name)
 	if err != nil {
 		return nil, fmt.Errorf("import archive: %w", s.explain(err))
 	}
-	list, err := s.contents(ctx, index, o.Name)
-	if err != nil {
-		return nil, fmt.Errorf("import archive: %w", err)
-	}
 	for _, t := range distinct(list) {
-		err := s.take(ctx, &taking{
-			target: t, all: o.AllPlatforms,
-			missing: "is missing from the archive, or its bytes do not have that digest: the archive is damaged",
-		})
-		if err != nil {
+		if err := s.take(ctx, &taking{target: t, fetch: fetch, all: o.AllPlatforms, missing: missingInArchive}); err != nil {
 			return nil, fmt.Errorf("import archive: image %s: %w", label(list, t), err)
 		}
 	}
@@ -103,14 +95,17 @@ func (s *Store) importFrom(ctx context.Context, dir, name string, target ocispec
 	}
 	defer func() { _ = root.Close() }()
 	open := remotes.FetcherFunc(func(_ context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-		f, err := root.Open(filepath.Join("blobs", d.Digest.Algorithm().String(), d.Digest.Encoded()))
+		f, err := root.Open(layoutPath(d.Digest))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil, fmt.Errorf("%s is missing from the folder", d.Digest)
 		}
 		return f, err
 	})
 	list := []named{{name, target}}
-	err = s.take(ctx, &taking{target: target, fetch: remotes.FetchHandler(s.content, open), missing: "is missing from the folder"})
+	fetch := func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		return nil, s.bring(ctx, d, open, open)
+	}
+	err = s.take(ctx, &taking{target: target, fetch: fetch, missing: "is missing from the folder"})
 	if err != nil {
 		return Image{}, fmt.Errorf("image %s: %w", label(list, target), err)
 	}
@@ -135,6 +130,21 @@ func (s *Store) lease(ctx context.Context, what string) (_ context.Context, done
 		}
 		s.collectSoon()
 	}, nil
+}
+
+// openArchive lists the images of an archive. Its blobs are either in the
+// content store afterwards, or fetch brings them.
+func (s *Store) openArchive(ctx context.Context, r io.Reader, name string) ([]named, cimages.HandlerFunc, error) {
+	if l := openLayoutFile(r); l != nil {
+		list, err := l.contents(name)
+		return list, s.fromLayout(l), err
+	}
+	index, err := s.readArchive(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := s.contents(ctx, index, name)
+	return list, nil, err
 }
 
 // readArchive puts the blobs of r into the content store and gives its index.

@@ -15,9 +15,9 @@ import (
 
 const (
 	rangesFrom  = 16 << 20 // bytes of a blob that is worth several connections
-	partSize    = 2 << 20
+	partSize    = 1 << 20
 	partsAtOnce = 4 // of one blob
-	rangedBlobs = 2 // at once, of all pulls: for the memory
+	rangedBlobs = 1 // at once, of all pulls: for the memory
 )
 
 // span is the part of a blob that the requests of a context are for.
@@ -28,16 +28,22 @@ type span struct {
 
 type spanKey struct{}
 
-// bounded adds the end of the span to requests that go from its start on.
+// bounded adds the end of the span to requests that go on from a byte in it.
 type bounded struct{ http.RoundTripper }
 
 func (b bounded) RoundTrip(q *http.Request) (*http.Response, error) {
 	s, _ := q.Context().Value(spanKey{}).(*span)
-	if s == nil || q.Header.Get("Range") != fmt.Sprintf("bytes=%d-", s.from) { // also what is sent for a token
+	var from int64
+	if s != nil {
+		if _, err := fmt.Sscanf(q.Header.Get("Range"), "bytes=%d-", &from); err != nil || from < s.from || from >= s.to {
+			s = nil // also what is asked of a token service
+		}
+	}
+	if s == nil {
 		return b.RoundTripper.RoundTrip(q)
 	}
 	q = q.Clone(q.Context())
-	q.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", s.from, s.to-1))
+	q.Header.Set("Range", fmt.Sprintf("bytes=%d-%d", from, s.to-1))
 	r, err := b.RoundTripper.RoundTrip(q)
 	if err == nil && r.StatusCode == http.StatusOK {
 		s.ignored.Store(true)
@@ -69,6 +75,7 @@ type rangedReader struct {
 	end   int64
 	ahead chan *part // parts after that, in order
 	part  *part
+	free  chan []byte // buffers that were read
 }
 
 // Seek says where the first Read begins.
@@ -107,6 +114,7 @@ func (r *rangedReader) Read(p []byte) (n int, err error) {
 	n, err = r.part.read(p)
 	r.at += int64(n)
 	if errors.Is(err, io.EOF) {
+		r.free <- r.part.data[:cap(r.part.data)]
 		r.part, err = nil, nil
 	}
 	return n, err
@@ -130,7 +138,11 @@ func (r *rangedReader) begin(p []byte) (int, error) {
 		r.end = r.d.Size
 		return n, nil
 	}
-	r.ahead = make(chan *part, partsAtOnce-2) // one is read, one waits for its place
+	r.ahead = make(chan *part, partsAtOnce)
+	r.free = make(chan []byte, partsAtOnce)
+	for range partsAtOnce {
+		r.free <- nil
+	}
 	r.work.Go(func() { r.fetchAhead(s.to) })
 	return n, nil
 }
@@ -139,10 +151,11 @@ func (r *rangedReader) fetchAhead(from int64) {
 	defer close(r.ahead)
 	for ; from < r.d.Size; from += partSize {
 		s := &span{from: from, to: min(from+partSize, r.d.Size)}
-		part := newPart(s.to - s.from)
-		r.work.Go(func() { part.fill(func() (io.ReadCloser, error) { return r.open(s) }) })
 		select {
-		case r.ahead <- part:
+		case buffer := <-r.free:
+			part := newPart(buffer, s.to-s.from)
+			r.work.Go(func() { part.fill(func() (io.ReadCloser, error) { return r.open(s) }) })
+			r.ahead <- part
 		case <-r.ctx.Done():
 			return
 		}
@@ -186,8 +199,11 @@ type part struct {
 	err  error // why no more come; io.EOF when all are there
 }
 
-func newPart(size int64) *part {
-	p := &part{data: make([]byte, size)}
+func newPart(buffer []byte, size int64) *part {
+	if buffer == nil {
+		buffer = make([]byte, partSize)
+	}
+	p := &part{data: buffer[:size]}
 	p.more = sync.NewCond(&p.mu)
 	return p
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,7 +58,11 @@ func TestImportFormats(t *testing.T) {
 					s := open(t, folders(t))
 					spec := small("localhost/a:1", filler(1))
 					spec.Format, spec.Uncompressed = format, plain
-					got, err := s.Import(context.Background(), bytes.NewReader(squeeze(packed(t, spec))), ImportOptions{})
+					var r io.Reader = bytes.NewReader(squeeze(packed(t, spec)))
+					if plain { // where the whole archive is plain, too, its blobs are read at their places
+						r = archiveFile(t, squeeze(packed(t, spec)))
+					}
+					got, err := s.Import(context.Background(), r, ImportOptions{})
 					if err != nil {
 						t.Fatal(err)
 					}

@@ -24,7 +24,7 @@ const (
 	maxDocument = 8 << 20 // bytes of a manifest, index or config
 	maxDepth    = 4       // indexes within indexes
 	maxLayers   = 127     // as many as a docker image may have
-	maxFetches  = 6       // blobs that one pull fetches at once
+	maxFetches  = 4       // blobs that one pull fetches at once
 
 	annotationReferenceType = "vnd.docker.reference.type" // set on what belongs to an image and is none
 )

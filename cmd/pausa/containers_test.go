@@ -124,6 +124,10 @@ func TestImport(t *testing.T) {
 	if string(f.imported) != big {
 		t.Errorf("%d bytes arrived of %d", len(f.imported), len(big))
 	}
+	f.run(t, "images", "import", "--name", "localhost/n:2", write(t, "seen.tar", big)).want(t, 0, "localhost/n:2\n", "")
+	if string(f.imported) != "file " {
+		t.Errorf("%d bytes arrived of a file that the daemon sees", len(f.imported))
+	}
 	f.runWith(t, "abc", "images", "import", "-", "--name", "localhost/n:1").want(t, 0, "localhost/n:1\n", "")
 	f.runWith(t, "bad"+big, "images", "import", "-").want(t, 1, "", "error: import -: archive is no OCI or docker archive")
 	f.run(t, "images", "import", "/no/such").want(t, 1, "", "no such file")

@@ -380,6 +380,12 @@ func (f *fakeDaemon) ImportImage(stream pausav1.Pausa_ImportImageServer) error {
 		if name == "" {
 			name = req.GetName()
 		}
+		if file := req.GetFile(); file != nil {
+			if filepath.Base(file.GetPath()) != "seen.tar" {
+				return status.Error(codes.FailedPrecondition, "read the archive: no such file")
+			}
+			data = append(data, "file "...)
+		}
 		data = append(data, req.GetData()...)
 		if bytes.HasPrefix(data, []byte("bad")) {
 			return status.Error(codes.InvalidArgument, "archive is no OCI or docker archive")

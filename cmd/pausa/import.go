@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
@@ -48,11 +50,10 @@ func (p *program) imagesImport(ctx *cli.Context) error {
 		return err
 	}
 	defer c.close()
-	stream, err := c.ImportImage(ctx.Context)
-	if err != nil {
-		return plain(err)
+	answer, err := sendPath(ctx, c, archive)
+	if errors.Is(err, errNoFile) || hasCode(err, codes.FailedPrecondition) {
+		answer, err = sendBytes(ctx, c, archive)
 	}
-	answer, err := sendArchive(stream, ctx.String("name"), archive)
 	if err != nil {
 		return first(ctx.Context, fmt.Errorf("import %s: %w", name, err))
 	}
@@ -65,6 +66,52 @@ func (p *program) imagesImport(ctx *cli.Context) error {
 		}
 	}
 	return nil
+}
+
+// errNoFile: only the bytes of an archive can be sent.
+var errNoFile = errors.New("the archive is no file")
+
+// sendPath lets the daemon read the archive itself; the error has the code
+// FailedPrecondition when it cannot.
+func sendPath(ctx *cli.Context, c *client, archive io.Reader) (*pausav1.ImportImageResponse, error) {
+	local := localFile(archive)
+	if local == nil {
+		return nil, errNoFile
+	}
+	stream, err := c.ImportImage(ctx.Context)
+	if err != nil {
+		return nil, plain(err)
+	}
+	if err := stream.Send(&pausav1.ImportImageRequest{Name: ctx.String("name"), File: local}); err != nil && !errors.Is(err, io.EOF) {
+		return nil, plain(err)
+	}
+	answer, err := stream.CloseAndRecv()
+	return answer, plain(err)
+}
+
+// localFile describes the archive if it is a regular file.
+func localFile(archive io.Reader) *pausav1.LocalFile {
+	f, ok := archive.(*os.File)
+	if !ok {
+		return nil
+	}
+	path, err := filepath.Abs(f.Name())
+	if err != nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil
+	}
+	return &pausav1.LocalFile{Path: path, Device: st.Dev, Inode: st.Ino}
+}
+
+func sendBytes(ctx *cli.Context, c *client, archive io.Reader) (*pausav1.ImportImageResponse, error) {
+	stream, err := c.ImportImage(ctx.Context)
+	if err != nil {
+		return nil, plain(err)
+	}
+	return sendArchive(stream, ctx.String("name"), archive)
 }
 
 // importStream is the client's side of ImportImage.

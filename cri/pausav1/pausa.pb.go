@@ -1017,6 +1017,7 @@ type ImportImageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // in the first message: name for an archive that has none
 	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	File          *LocalFile             `protobuf:"bytes,3,opt,name=file,proto3" json:"file,omitempty"` // in the only message, instead of data
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1065,6 +1066,75 @@ func (x *ImportImageRequest) GetData() []byte {
 	return nil
 }
 
+func (x *ImportImageRequest) GetFile() *LocalFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+// LocalFile is a file that the daemon reads itself, if the path leads it to the
+// same file; if not, it answers FailedPrecondition.
+type LocalFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	Device        uint64                 `protobuf:"varint,2,opt,name=device,proto3" json:"device,omitempty"`
+	Inode         uint64                 `protobuf:"varint,3,opt,name=inode,proto3" json:"inode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalFile) Reset() {
+	*x = LocalFile{}
+	mi := &file_pausa_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalFile) ProtoMessage() {}
+
+func (x *LocalFile) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalFile.ProtoReflect.Descriptor instead.
+func (*LocalFile) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LocalFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *LocalFile) GetDevice() uint64 {
+	if x != nil {
+		return x.Device
+	}
+	return 0
+}
+
+func (x *LocalFile) GetInode() uint64 {
+	if x != nil {
+		return x.Inode
+	}
+	return 0
+}
+
 type ImportImageResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Names         []string               `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
@@ -1075,7 +1145,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_pausa_proto_msgTypes[16]
+	mi := &file_pausa_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1157,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[16]
+	mi := &file_pausa_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1170,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{16}
+	return file_pausa_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImportImageResponse) GetNames() []string {
@@ -1127,7 +1197,7 @@ type ExportImageRequest struct {
 
 func (x *ExportImageRequest) Reset() {
 	*x = ExportImageRequest{}
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1209,7 @@ func (x *ExportImageRequest) String() string {
 func (*ExportImageRequest) ProtoMessage() {}
 
 func (x *ExportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1222,7 @@ func (x *ExportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImageRequest.ProtoReflect.Descriptor instead.
 func (*ExportImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{17}
+	return file_pausa_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExportImageRequest) GetRefs() []string {
@@ -1178,7 +1248,7 @@ type ExportImageResponse struct {
 
 func (x *ExportImageResponse) Reset() {
 	*x = ExportImageResponse{}
-	mi := &file_pausa_proto_msgTypes[18]
+	mi := &file_pausa_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1260,7 @@ func (x *ExportImageResponse) String() string {
 func (*ExportImageResponse) ProtoMessage() {}
 
 func (x *ExportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[18]
+	mi := &file_pausa_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1273,7 @@ func (x *ExportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImageResponse.ProtoReflect.Descriptor instead.
 func (*ExportImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{18}
+	return file_pausa_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExportImageResponse) GetData() []byte {
@@ -1226,7 +1296,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_pausa_proto_msgTypes[19]
+	mi := &file_pausa_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1308,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[19]
+	mi := &file_pausa_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1321,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{19}
+	return file_pausa_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RegistryCredential) GetUsername() string {
@@ -1300,7 +1370,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_pausa_proto_msgTypes[20]
+	mi := &file_pausa_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1382,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[20]
+	mi := &file_pausa_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1395,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{20}
+	return file_pausa_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PullImageRequest) GetRef() string {
@@ -1360,7 +1430,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_pausa_proto_msgTypes[21]
+	mi := &file_pausa_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1442,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[21]
+	mi := &file_pausa_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1455,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{21}
+	return file_pausa_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PushImageRequest) GetRef() string {
@@ -1422,7 +1492,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_pausa_proto_msgTypes[22]
+	mi := &file_pausa_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1504,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[22]
+	mi := &file_pausa_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1517,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{22}
+	return file_pausa_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageProgress) GetDigest() string {
@@ -1495,7 +1565,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_pausa_proto_msgTypes[23]
+	mi := &file_pausa_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1577,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[23]
+	mi := &file_pausa_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1590,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{23}
+	return file_pausa_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TagImageRequest) GetRef() string {
@@ -1545,7 +1615,7 @@ type UntagImageResponse struct {
 
 func (x *UntagImageResponse) Reset() {
 	*x = UntagImageResponse{}
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1627,7 @@ func (x *UntagImageResponse) String() string {
 func (*UntagImageResponse) ProtoMessage() {}
 
 func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1640,7 @@ func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
 func (*UntagImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{24}
+	return file_pausa_proto_rawDescGZIP(), []int{25}
 }
 
 type TagImageResponse struct {
@@ -1582,7 +1652,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1594,7 +1664,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1607,7 +1677,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{25}
+	return file_pausa_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TagImageResponse) GetName() string {
@@ -1626,7 +1696,7 @@ type ImageRequest struct {
 
 func (x *ImageRequest) Reset() {
 	*x = ImageRequest{}
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1708,7 @@ func (x *ImageRequest) String() string {
 func (*ImageRequest) ProtoMessage() {}
 
 func (x *ImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1721,7 @@ func (x *ImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRequest.ProtoReflect.Descriptor instead.
 func (*ImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{26}
+	return file_pausa_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImageRequest) GetRef() string {
@@ -1670,7 +1740,7 @@ type ImageReport struct {
 
 func (x *ImageReport) Reset() {
 	*x = ImageReport{}
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1752,7 @@ func (x *ImageReport) String() string {
 func (*ImageReport) ProtoMessage() {}
 
 func (x *ImageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1765,7 @@ func (x *ImageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
 func (*ImageReport) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{27}
+	return file_pausa_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImageReport) GetJson() []byte {
@@ -1716,7 +1786,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1798,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1811,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{28}
+	return file_pausa_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -1774,7 +1844,7 @@ type AccountImagesRequest struct {
 
 func (x *AccountImagesRequest) Reset() {
 	*x = AccountImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1856,7 @@ func (x *AccountImagesRequest) String() string {
 func (*AccountImagesRequest) ProtoMessage() {}
 
 func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1869,7 @@ func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountImagesRequest.ProtoReflect.Descriptor instead.
 func (*AccountImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{29}
+	return file_pausa_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AccountImagesRequest) GetCollect() bool {
@@ -1818,7 +1888,7 @@ type MountImageResponse struct {
 
 func (x *MountImageResponse) Reset() {
 	*x = MountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1900,7 @@ func (x *MountImageResponse) String() string {
 func (*MountImageResponse) ProtoMessage() {}
 
 func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1913,7 @@ func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
 func (*MountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{30}
+	return file_pausa_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MountImageResponse) GetPath() string {
@@ -1861,7 +1931,7 @@ type UnmountImageResponse struct {
 
 func (x *UnmountImageResponse) Reset() {
 	*x = UnmountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1943,7 @@ func (x *UnmountImageResponse) String() string {
 func (*UnmountImageResponse) ProtoMessage() {}
 
 func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1956,7 @@ func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
 func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{31}
+	return file_pausa_proto_rawDescGZIP(), []int{32}
 }
 
 type ExecRequest_Start struct {
@@ -1905,7 +1975,7 @@ type ExecRequest_Start struct {
 
 func (x *ExecRequest_Start) Reset() {
 	*x = ExecRequest_Start{}
-	mi := &file_pausa_proto_msgTypes[32]
+	mi := &file_pausa_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +1987,7 @@ func (x *ExecRequest_Start) String() string {
 func (*ExecRequest_Start) ProtoMessage() {}
 
 func (x *ExecRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[32]
+	mi := &file_pausa_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,10 +2155,15 @@ const file_pausa_proto_rawDesc = "" +
 	"\x06stdout\x18\x01 \x01(\fR\x06stdout\x12\x16\n" +
 	"\x06stderr\x18\x02 \x01(\fR\x06stderr\x12\x16\n" +
 	"\x06exited\x18\x03 \x01(\bR\x06exited\x12\x1b\n" +
-	"\texit_code\x18\x04 \x01(\x05R\bexitCode\"<\n" +
+	"\texit_code\x18\x04 \x01(\x05R\bexitCode\"e\n" +
 	"\x12ImportImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"=\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12'\n" +
+	"\x04file\x18\x03 \x01(\v2\x13.pausa.v1.LocalFileR\x04file\"M\n" +
+	"\tLocalFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\x04R\x06device\x12\x14\n" +
+	"\x05inode\x18\x03 \x01(\x04R\x05inode\"=\n" +
 	"\x13ImportImageResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x03(\tR\x05names\x12\x10\n" +
 	"\x03ids\x18\x02 \x03(\tR\x03ids\"@\n" +
@@ -2175,7 +2250,7 @@ func file_pausa_proto_rawDescGZIP() []byte {
 	return file_pausa_proto_rawDescData
 }
 
-var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_pausa_proto_goTypes = []any{
 	(*InfoRequest)(nil),          // 0: pausa.v1.InfoRequest
 	(*InfoResponse)(nil),         // 1: pausa.v1.InfoResponse
@@ -2193,74 +2268,76 @@ var file_pausa_proto_goTypes = []any{
 	(*ExecRequest)(nil),          // 13: pausa.v1.ExecRequest
 	(*ExecResponse)(nil),         // 14: pausa.v1.ExecResponse
 	(*ImportImageRequest)(nil),   // 15: pausa.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),  // 16: pausa.v1.ImportImageResponse
-	(*ExportImageRequest)(nil),   // 17: pausa.v1.ExportImageRequest
-	(*ExportImageResponse)(nil),  // 18: pausa.v1.ExportImageResponse
-	(*RegistryCredential)(nil),   // 19: pausa.v1.RegistryCredential
-	(*PullImageRequest)(nil),     // 20: pausa.v1.PullImageRequest
-	(*PushImageRequest)(nil),     // 21: pausa.v1.PushImageRequest
-	(*ImageProgress)(nil),        // 22: pausa.v1.ImageProgress
-	(*TagImageRequest)(nil),      // 23: pausa.v1.TagImageRequest
-	(*UntagImageResponse)(nil),   // 24: pausa.v1.UntagImageResponse
-	(*TagImageResponse)(nil),     // 25: pausa.v1.TagImageResponse
-	(*ImageRequest)(nil),         // 26: pausa.v1.ImageRequest
-	(*ImageReport)(nil),          // 27: pausa.v1.ImageReport
-	(*PruneImagesRequest)(nil),   // 28: pausa.v1.PruneImagesRequest
-	(*AccountImagesRequest)(nil), // 29: pausa.v1.AccountImagesRequest
-	(*MountImageResponse)(nil),   // 30: pausa.v1.MountImageResponse
-	(*UnmountImageResponse)(nil), // 31: pausa.v1.UnmountImageResponse
-	(*ExecRequest_Start)(nil),    // 32: pausa.v1.ExecRequest.Start
+	(*LocalFile)(nil),            // 16: pausa.v1.LocalFile
+	(*ImportImageResponse)(nil),  // 17: pausa.v1.ImportImageResponse
+	(*ExportImageRequest)(nil),   // 18: pausa.v1.ExportImageRequest
+	(*ExportImageResponse)(nil),  // 19: pausa.v1.ExportImageResponse
+	(*RegistryCredential)(nil),   // 20: pausa.v1.RegistryCredential
+	(*PullImageRequest)(nil),     // 21: pausa.v1.PullImageRequest
+	(*PushImageRequest)(nil),     // 22: pausa.v1.PushImageRequest
+	(*ImageProgress)(nil),        // 23: pausa.v1.ImageProgress
+	(*TagImageRequest)(nil),      // 24: pausa.v1.TagImageRequest
+	(*UntagImageResponse)(nil),   // 25: pausa.v1.UntagImageResponse
+	(*TagImageResponse)(nil),     // 26: pausa.v1.TagImageResponse
+	(*ImageRequest)(nil),         // 27: pausa.v1.ImageRequest
+	(*ImageReport)(nil),          // 28: pausa.v1.ImageReport
+	(*PruneImagesRequest)(nil),   // 29: pausa.v1.PruneImagesRequest
+	(*AccountImagesRequest)(nil), // 30: pausa.v1.AccountImagesRequest
+	(*MountImageResponse)(nil),   // 31: pausa.v1.MountImageResponse
+	(*UnmountImageResponse)(nil), // 32: pausa.v1.UnmountImageResponse
+	(*ExecRequest_Start)(nil),    // 33: pausa.v1.ExecRequest.Start
 }
 var file_pausa_proto_depIdxs = []int32{
 	2,  // 0: pausa.v1.ApplyRequest.objects:type_name -> pausa.v1.Object
 	5,  // 1: pausa.v1.ApplyResponse.results:type_name -> pausa.v1.ApplyResult
 	10, // 2: pausa.v1.DeleteResponse.deleted:type_name -> pausa.v1.ObjectRef
-	32, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
-	19, // 4: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
-	19, // 5: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
-	0,  // 6: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
-	3,  // 7: pausa.v1.Pausa.Apply:input_type -> pausa.v1.ApplyRequest
-	6,  // 8: pausa.v1.Pausa.Get:input_type -> pausa.v1.GetRequest
-	8,  // 9: pausa.v1.Pausa.Delete:input_type -> pausa.v1.DeleteRequest
-	11, // 10: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
-	13, // 11: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
-	13, // 12: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
-	15, // 13: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
-	17, // 14: pausa.v1.Pausa.ExportImage:input_type -> pausa.v1.ExportImageRequest
-	20, // 15: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
-	21, // 16: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
-	23, // 17: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
-	26, // 18: pausa.v1.Pausa.UntagImage:input_type -> pausa.v1.ImageRequest
-	26, // 19: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
-	20, // 20: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
-	28, // 21: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
-	29, // 22: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
-	26, // 23: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
-	26, // 24: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
-	1,  // 25: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
-	4,  // 26: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
-	7,  // 27: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
-	9,  // 28: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
-	12, // 29: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
-	14, // 30: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
-	14, // 31: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
-	16, // 32: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
-	18, // 33: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
-	22, // 34: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
-	22, // 35: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
-	25, // 36: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
-	24, // 37: pausa.v1.Pausa.UntagImage:output_type -> pausa.v1.UntagImageResponse
-	27, // 38: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
-	27, // 39: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
-	27, // 40: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
-	27, // 41: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
-	30, // 42: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
-	31, // 43: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
-	25, // [25:44] is the sub-list for method output_type
-	6,  // [6:25] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	33, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
+	16, // 4: pausa.v1.ImportImageRequest.file:type_name -> pausa.v1.LocalFile
+	20, // 5: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	20, // 6: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	0,  // 7: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
+	3,  // 8: pausa.v1.Pausa.Apply:input_type -> pausa.v1.ApplyRequest
+	6,  // 9: pausa.v1.Pausa.Get:input_type -> pausa.v1.GetRequest
+	8,  // 10: pausa.v1.Pausa.Delete:input_type -> pausa.v1.DeleteRequest
+	11, // 11: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
+	13, // 12: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
+	13, // 13: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
+	15, // 14: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
+	18, // 15: pausa.v1.Pausa.ExportImage:input_type -> pausa.v1.ExportImageRequest
+	21, // 16: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
+	22, // 17: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
+	24, // 18: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
+	27, // 19: pausa.v1.Pausa.UntagImage:input_type -> pausa.v1.ImageRequest
+	27, // 20: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
+	21, // 21: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
+	29, // 22: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
+	30, // 23: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
+	27, // 24: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
+	27, // 25: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
+	1,  // 26: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
+	4,  // 27: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
+	7,  // 28: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
+	9,  // 29: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
+	12, // 30: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
+	14, // 31: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
+	14, // 32: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
+	17, // 33: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
+	19, // 34: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
+	23, // 35: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
+	23, // 36: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
+	26, // 37: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
+	25, // 38: pausa.v1.Pausa.UntagImage:output_type -> pausa.v1.UntagImageResponse
+	28, // 39: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
+	28, // 40: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
+	28, // 41: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
+	28, // 42: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
+	31, // 43: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
+	32, // 44: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
+	26, // [26:45] is the sub-list for method output_type
+	7,  // [7:26] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_pausa_proto_init() }
@@ -2276,7 +2353,7 @@ func file_pausa_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pausa_proto_rawDesc), len(file_pausa_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
