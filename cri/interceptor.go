@@ -40,6 +40,9 @@ func (s *Server) finish(ctx context.Context, method string, req any, began time.
 		return status.Errorf(codes.Internal, "%s: internal error: %v (the daemon's log has the stack)", method, panicked)
 	}
 	err = statusErr(err)
+	if s.o.Observe != nil {
+		s.o.Observe(method, status.Code(err), time.Since(began))
+	}
 	if !mutates(method) || !s.log.Enabled(ctx, slog.LevelDebug) {
 		return err
 	}

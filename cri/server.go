@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
@@ -41,7 +42,9 @@ type Options struct {
 	UserNamespaces bool
 	// Info tells the command line of the daemon; nil gives the version alone.
 	Info func(context.Context) (Info, error)
-	Log  *slog.Logger // nil discards
+	// Observe, if set, is told of every call when it has ended.
+	Observe func(method string, code codes.Code, took time.Duration)
+	Log     *slog.Logger // nil discards
 }
 
 // Info is what the daemon knows of itself and its host.

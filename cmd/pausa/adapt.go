@@ -118,7 +118,7 @@ func imageOptions(c *config.Config, log *slog.Logger) images.Options {
 }
 
 // pullFor gives the socket the store's pull.
-func pullFor(store *images.Store) cri.PullFunc {
+func pullFor(store *images.Store, meters *meters) cri.PullFunc {
 	return func(ctx context.Context, ref string, auth *cri.Auth) (images.Image, error) {
 		var opts images.PullOptions
 		if auth != nil {
@@ -129,6 +129,6 @@ func pullFor(store *images.Store) cri.PullFunc {
 				Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, ServerAddress: auth.Server,
 			}
 		}
-		return store.Pull(ctx, ref, opts)
+		return meters.pull(func() (images.Image, error) { return store.Pull(ctx, ref, opts) })
 	}
 }

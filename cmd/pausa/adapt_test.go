@@ -122,7 +122,7 @@ func TestDeclaredRefusals(t *testing.T) {
 	if _, _, err := d.FindContainer("default", "x", "", false); !errors.Is(err, pod.ErrNotFound) {
 		t.Errorf("missing pod: %v", err)
 	}
-	if _, err := pullFor(nil)(ctx, "x", &cri.Auth{RegistryToken: "t"}); !errors.Is(err, pod.ErrInvalid) {
+	if _, err := pullFor(nil, newMeters())(ctx, "x", &cri.Auth{RegistryToken: "t"}); !errors.Is(err, pod.ErrInvalid) {
 		t.Errorf("registry token: %v", err)
 	}
 }

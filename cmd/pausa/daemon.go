@@ -99,17 +99,18 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	confinement := apparmor.Open(ctx)
+	meters := newMeters()
 	pods, err := pod.New(pod.Options{
-		RunDir: c.Run, CgroupParent: c.CgroupParent, CgroupDriver: groups.driver, Runtime: keeper, Network: net, Images: store, AppArmor: confinement.Resolve, Log: log,
+		RunDir: c.Run, CgroupParent: c.CgroupParent, CgroupDriver: groups.driver, Runtime: keeper, Network: meteredNetwork{net, meters}, Images: store, AppArmor: confinement.Resolve, Log: log,
 		Handlers: handlers, CDIDirs: c.CDIDirs,
-		Relaunch: func(ctx context.Context) (pod.Runtime, error) {
+		Relaunch: meters.relaunch(func(ctx context.Context) (pod.Runtime, error) {
 			keeper, err := runtime.Launch(ctx, launch)
 			if err != nil {
 				return nil, err
 			}
 			depositDNS(ctx, keeper, names, log)
 			return keeper, nil
-		},
+		}),
 	})
 	if err != nil {
 		return err
@@ -129,7 +130,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	engine, err := reconcile.New(reconcile.Options{
 		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: services,
 		Pull: func(ctx context.Context, ref string, auth images.Auth) error {
-			_, err := store.Pull(ctx, ref, images.PullOptions{Auth: auth})
+			_, err := meters.pull(func() (images.Image, error) { return store.Pull(ctx, ref, images.PullOptions{Auth: auth}) })
 			return err
 		},
 		Alloc:     service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
@@ -156,18 +157,25 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		log.Warn("pods with a user namespace cannot run here", "error", noUserNamespaces)
 	}
 	server, err := cri.New(cri.Options{
-		Pods: pods, Images: store, Pull: pullFor(store), ImageTools: store, Objects: declared{engine},
+		Pods: pods, Images: store, Pull: pullFor(store, meters), ImageTools: store, Objects: declared{engine},
 		Handlers: handlers, UserNamespaces: noUserNamespaces == nil,
-		Version: version, Info: host.info, CgroupDriver: groups.driver, Log: log,
+		Version: version, Info: host.info, CgroupDriver: groups.driver, Observe: meters.call, Log: log,
 	})
 	if err != nil {
 		return err
 	}
+	meters.count(pods, services.Counts)
 	work, ctx := errgroup.WithContext(ctx)
+	if c.MetricsAddress != "" {
+		work.Go(func() error { return meters.serve(ctx, c.MetricsAddress, log) })
+	}
 	work.Go(func() error { return engine.Run(ctx) })
 	work.Go(func() error { return server.Serve(ctx, c.Socket) })
 	work.Go(func() error { return p.announce(ctx, c.Socket) })
-	work.Go(func() error { (&healer{net: net, services: services, log: log}).run(ctx); return nil })
+	work.Go(func() error {
+		(&healer{net: net, services: services, healed: meters.heals.Inc, log: log}).run(ctx)
+		return nil
+	})
 	if names != nil {
 		work.Go(func() error { serveDNS(ctx, names, log); return nil })
 		work.Go(func() error { keepDNSAddrs(ctx, clusterDNS.Addrs, log); return nil })

@@ -50,6 +50,7 @@ const (
 type healer struct {
 	net      *network.Manager
 	services *service.Table
+	healed   func() // called each time that damage was found
 	log      *slog.Logger
 
 	last   time.Time // when all was written
@@ -96,6 +97,7 @@ func (h *healer) look(ctx context.Context) {
 func (h *healer) heal(ctx context.Context, damage string) {
 	if damage != "" {
 		h.log.Warn("the network was changed by somebody else; making it again", "damage", damage)
+		h.healed()
 	}
 	h.last, h.failed = time.Now(), ""
 	if err := errors.Join(h.net.Sync(ctx), h.services.Maintain()); err != nil {

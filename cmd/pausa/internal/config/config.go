@@ -50,6 +50,8 @@ type Config struct {
 	Runtimes Runtimes
 	CDIDirs  []string
 
+	MetricsAddress string // "unix://PATH" or a loopback "IP:PORT"; "": none
+
 	CgroupParent string
 	CgroupDriver string // "cgroupfs", "systemd"; "auto": systemd where it runs the host
 	KeeperBinary string // "": pausa-keeper beside pausa

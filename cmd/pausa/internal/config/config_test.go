@@ -85,6 +85,8 @@ func TestErrors(t *testing.T) {
 		{"images.registry_confg = \"/x\"\n", ":1: unknown setting images.registry_confg: did you mean images.registry_config?"},
 		{"[netwrk]\nmtu = 1\n", ":1: unknown setting netwrk: "},
 		{"[log]\nmtu = 1400\ndns.enabled = false\n", ":2: unknown setting log.mtu: did you mean network.mtu?"},
+		{"[metrics]\naddress = \"0.0.0.0:9477\"\n", "neither unix:///PATH nor an address of loopback"},
+		{"[metrics]\naddress = \"127.0.0.1:0\"\n", "neither unix:///PATH nor an address of loopback"},
 		{"[zzzz]\nqqqq = 1\n", ":1: unknown setting zzzz: 'pausa config --default' prints all"},
 		{"state = 5\n", ":1: state: must be a text in quotes"},
 		{"state = \"x\"\n", ":1: state = \"x\": is not an absolute path"},

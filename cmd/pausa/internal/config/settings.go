@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -119,6 +120,21 @@ func dnsSettings() []setting {
 	}
 }
 
+// setMetricsAddress takes nothing that another host could reach: there is no password.
+func setMetricsAddress(to *string, v string) error {
+	*to = v
+	if path, ok := strings.CutPrefix(v, "unix://"); ok {
+		if len(path) > 107 {
+			return errors.New("is longer than the 107 bytes that a socket path may have")
+		}
+		return setPath(&path, path)
+	}
+	if at, err := netip.ParseAddrPort(v); v != "" && (err != nil || !at.Addr().IsLoopback() || at.Port() == 0) {
+		return errors.New("is neither unix:///PATH nor an address of loopback with a port, as 127.0.0.1:9477")
+	}
+	return nil
+}
+
 func hostSettings() []setting {
 	return []setting{
 		{
@@ -142,6 +158,10 @@ func hostSettings() []setting {
 				}
 				return setPath(&c.KeeperBinary, v)
 			},
+		},
+		{
+			"metrics.address", text, "", "Where /metrics for Prometheus is answered: unix:///PATH, for root alone, or IP:PORT of loopback. Empty: nowhere.",
+			func(c *Config, v string) error { return setMetricsAddress(&c.MetricsAddress, v) },
 		},
 		{
 			"node.name", text, "", "Name of this host in the status of pods; empty takes the host's own name.",
