@@ -116,7 +116,9 @@ func (m *Manager) makeContainer(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	if err := rt.CreateContainer(ctx, spec); err != nil {
+	keeping, done := settled(ctx)
+	defer done()
+	if err := rt.CreateContainer(keeping, spec); err != nil {
 		return keeperErr(err)
 	}
 	m.set(func() { c.rec.Made = true })
@@ -153,7 +155,9 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	st, err := rt.StartContainer(ctx, c.rec.ID)
+	keeping, done := settled(ctx)
+	defer done()
+	st, err := rt.StartContainer(keeping, c.rec.ID)
 	if err != nil {
 		m.noteFailedStart(ctx, rt, c)
 		return fmt.Errorf("start container %s: %w", name, keeperErr(err))

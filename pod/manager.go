@@ -315,5 +315,12 @@ func keeperErr(err error) error {
 	return err
 }
 
+// settled is the context of a call that makes the keeper change something. The
+// keeper does it whether or not the caller still waits: what comes after must know
+// how it ended, or an undoing could come before the deed.
+func settled(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), undoTime)
+}
+
 // undoTime bounds the undoing of what failed, which must outlive the caller's context.
 const undoTime = time.Minute

@@ -29,7 +29,9 @@ func (m *Manager) Update(ctx context.Context, id string, r runtime.Resources) er
 	if r.OOMScoreAdj == nil || had.OOMScoreAdj != nil && *had.OOMScoreAdj == *r.OOMScoreAdj {
 		ask.OOMScoreAdj = nil // every process has it, but for those that have chosen another
 	}
-	if err := rt.Update(ctx, c.rec.ID, ask); err != nil {
+	keeping, done := settled(ctx)
+	defer done()
+	if err := rt.Update(keeping, c.rec.ID, ask); err != nil {
 		return fmt.Errorf("update container %s: %w", c.rec.ID, keeperErr(err))
 	}
 	m.set(func() { c.rec.Config.Resources = merged })
@@ -74,7 +76,9 @@ func (m *Manager) limitPod(ctx context.Context, p *sandbox, r runtime.Resources)
 	if err != nil {
 		return err
 	}
-	return keeperErr(rt.LimitGroup(ctx, m.podGroup(p), r))
+	keeping, done := settled(ctx)
+	defer done()
+	return keeperErr(rt.LimitGroup(keeping, m.podGroup(p), r))
 }
 
 // mergeResources is old with what is set in r on top. Swap is counted with memory:

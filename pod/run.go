@@ -115,7 +115,9 @@ func (m *Manager) makePod(ctx context.Context, p *sandbox) error {
 	if err := m.makePodFiles(p); err != nil {
 		return err
 	}
-	st, err := rt.StartPod(ctx, cfg.spec(p.rec.ID))
+	keeping, done := settled(ctx)
+	defer done()
+	st, err := rt.StartPod(keeping, cfg.spec(p.rec.ID))
 	if err != nil {
 		return fmt.Errorf("start pause: %w", keeperErr(err))
 	}
