@@ -41,7 +41,7 @@ func systemdNode(t *testing.T) *node {
 	n := &node{Host: h, t: t}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("the daemon's log:\n%s", n.machine("journalctl", "-u", "pausa", "--no-pager", "-n", "60"))
+			t.Logf("the daemon's log:\n%s", n.machine("journalctl", "-b", "-u", "pausa", "--no-pager", "-n", "60"))
 		}
 		if err := h.Close(); err != nil {
 			t.Error(err)

@@ -22,6 +22,12 @@ type GroupRequest struct {
 	Resources *specs.LinuxResources `json:"resources"`
 }
 
+// CheckpointRequest is what Client.Checkpoint sends.
+type CheckpointRequest struct {
+	ID  string `json:"id"`
+	Dir string `json:"dir"`
+}
+
 // ExecRequest is what Client.Exec sends; the files of Streams come beside it.
 type ExecRequest struct {
 	ExecSpec
@@ -36,7 +42,7 @@ type AttachRequest struct {
 }
 
 func kinds() map[string]error {
-	return map[string]error{"not found": ErrNotFound, "exists": ErrExists, "state": ErrState}
+	return map[string]error{"not found": ErrNotFound, "exists": ErrExists, "state": ErrState, "criu": ErrNoCRIU}
 }
 
 // ErrorKind names the sentinel that err wraps, for the wire; "" when it is none.

@@ -20,6 +20,8 @@ var (
 	ErrExists = errors.New("already exists")
 	// ErrState: the container is not in a state that allows the call.
 	ErrState = errors.New("wrong state")
+	// ErrNoCRIU: the host has no program that could make a checkpoint.
+	ErrNoCRIU = errors.New("no CRIU")
 	// ErrKeeperGone: the keeper's socket does not answer, or closed during the call.
 	ErrKeeperGone = errors.New("keeper is not running")
 )

@@ -45,6 +45,7 @@ func (k *Keeper) startLibrary(c *container) (err error) {
 	if err != nil {
 		return err
 	}
+	config.Labels = append(config.Labels, criuLabel+"="+c.file(criuConfig))
 	lc, err := libcontainer.Create(k.lcRoot(), c.id, config)
 	if err != nil {
 		return err

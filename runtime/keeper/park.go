@@ -32,6 +32,7 @@ func (k *Keeper) park(c *container) {
 
 func (k *Keeper) startInit(c *container) error {
 	k.adapt(c.request.Spec)
+	c.systemd = systemdPath(c.request.Spec.Linux.CgroupsPath)
 	if c.request.Program != nil {
 		return k.startProgram(c)
 	}
@@ -125,6 +126,7 @@ func limited(spec *specs.Spec) bool {
 
 // adapt cuts a spec down to what this host and this keeper can do.
 func (k *Keeper) adapt(spec *specs.Spec) {
+	spec.Annotations = withoutOrders(spec.Annotations)
 	k.limits.clamp(spec.Process)
 	spec.Annotations = withoutUnitProperties(spec.Annotations)
 	k.limits.clampGroup(spec.Linux.Resources)

@@ -134,6 +134,8 @@ func (k *Keeper) answer(method string, c *call) error {
 		return k.serveAttach(c)
 	case wire.ContainerWait:
 		return k.serveWait(c)
+	case wire.ContainerCheckpoint:
+		return k.serveCheckpoint(c)
 	case wire.FilesPut:
 		return c.reply(nil, k.putFiles(c))
 	case wire.FilesGet:

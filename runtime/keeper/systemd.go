@@ -61,10 +61,10 @@ func removeSlice(name string) error {
 	}
 }
 
-// withoutUnitProperties leaves out annotations that libcontainer would turn into
-// properties of the container's scope: they come from the pod's author.
-func withoutUnitProperties(annotations map[string]string) map[string]string {
+// withoutOrders leaves out annotations that a runtime obeys, by which a pod's author
+// would change the scope's properties or name a file of the host's to CRIU.
+func withoutOrders(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
-	maps.DeleteFunc(out, func(name, _ string) bool { return strings.HasPrefix(name, "org.systemd.property.") })
+	maps.DeleteFunc(out, func(name, _ string) bool { return strings.HasPrefix(name, "org.systemd.property.") || name == criuLabel })
 	return out
 }

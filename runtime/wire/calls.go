@@ -12,20 +12,22 @@ const (
 	ContainerCreate = "container.create" // runtime.ContainerSpec → none
 	ContainerStart  = "container.start"  // ID → runtime.ContainerState
 	ContainerSignal = "container.signal" // Signal → none
-	ContainerWait   = "container.wait"   // ID → runtime.Exit
-	ContainerRemove = "container.remove" // ID → none
-	ContainerList   = "container.list"   // none → []runtime.ContainerState
-	ContainerGet    = "container.get"    // ID → runtime.ContainerState
-	ContainerStats  = "container.stats"  // IDs → []runtime.Stats
-	ContainerUpdate = "container.update" // runtime.UpdateRequest → none
-	ContainerExec   = "container.exec"   // Exec with files → Started with a terminal's master, then ExecExit
-	ContainerAttach = "container.attach" // Attach with files → none with the input's file, then none at the end
-	ContainerResize = "container.resize" // Resize → none
-	LogReopen       = "log.reopen"       // ID → none
-	Exits           = "exits"            // none → none, then a runtime.Exit for each exit
-	Hold            = "hold"             // none → a Held with files for each container, one without an id, and one for each change
-	FilesPut        = "files.put"        // Files with files → none; in place of those before
-	FilesGet        = "files.get"        // none → Files with files
+	// ContainerCheckpoint: runtime.CheckpointRequest → none; the container runs again when the connection is closed.
+	ContainerCheckpoint = "container.checkpoint"
+	ContainerWait       = "container.wait"   // ID → runtime.Exit
+	ContainerRemove     = "container.remove" // ID → none
+	ContainerList       = "container.list"   // none → []runtime.ContainerState
+	ContainerGet        = "container.get"    // ID → runtime.ContainerState
+	ContainerStats      = "container.stats"  // IDs → []runtime.Stats
+	ContainerUpdate     = "container.update" // runtime.UpdateRequest → none
+	ContainerExec       = "container.exec"   // Exec with files → Started with a terminal's master, then ExecExit
+	ContainerAttach     = "container.attach" // Attach with files → none with the input's file, then none at the end
+	ContainerResize     = "container.resize" // Resize → none
+	LogReopen           = "log.reopen"       // ID → none
+	Exits               = "exits"            // none → none, then a runtime.Exit for each exit
+	Hold                = "hold"             // none → a Held with files for each container, one without an id, and one for each change
+	FilesPut            = "files.put"        // Files with files → none; in place of those before
+	FilesGet            = "files.get"        // none → Files with files
 	// CloseInput is said on the connection of an attach: the input has ended.
 	CloseInput = "close-input"
 	// EndExec and KillExec are said on the connection of an exec whose client

@@ -1,0 +1,145 @@
+//go:build cgo
+
+package keeper
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/runtime"
+)
+
+const (
+	// criuConfig, in a container's folder, adds to what libcontainer tells CRIU.
+	criuConfig = "criu.conf"
+	// criuLabel is the annotation by which libcontainer finds that file. A pod's author must not name another.
+	criuLabel = "org.criu.config"
+	// criuErrors bounds what is quoted of CRIU's log.
+	criuErrors = 5
+)
+
+// serveCheckpoint freezes a container, has CRIU write its processes to a folder,
+// answers, and lets it run again when the client closes the connection: until
+// then its files stay as its memory knows them. It goes on whatever fails.
+func (k *Keeper) serveCheckpoint(c *call) error {
+	var r runtime.CheckpointRequest
+	err := c.decode(&r)
+	if err != nil {
+		return c.reply(nil, err)
+	}
+	container, err := k.container(r.ID)
+	if err != nil {
+		return c.reply(nil, err)
+	}
+	gone := c.hungUp()
+	resume, err := container.checkpoint(r.Dir)
+	if err != nil {
+		err = fmt.Errorf("checkpoint container %q: %w", r.ID, err)
+	}
+	if replyErr := c.reply(nil, err); replyErr == nil && err == nil {
+		<-gone
+	}
+	if err := resume(); err != nil {
+		k.log.Error("let a container run again after its checkpoint", "container", r.ID, "err", err)
+	}
+	return errDone
+}
+
+// checkpoint leaves the container frozen; resume ends that, and is never nil.
+func (c *container) checkpoint(dir string) (resume func() error, err error) {
+	resume = func() error { return nil }
+	if _, err := exec.LookPath("criu"); err != nil {
+		return resume, fmt.Errorf("criu is not in the keeper's PATH: install the package criu, and see what 'criu check' says: %w", runtime.ErrNoCRIU)
+	}
+	<-c.parked
+	c.mu.Lock()
+	engine, status, pid := c.engine, c.state.Status, c.state.Pid
+	c.mu.Unlock()
+	if engine == nil || status != runtime.Running {
+		return resume, fmt.Errorf("it is %s: %w", status, runtime.ErrState)
+	}
+	made, ok := engine.(library)
+	if !ok {
+		return resume, fmt.Errorf("it runs under a runtime handler, only the built-in runtime makes checkpoints: %w", runtime.ErrState)
+	}
+	lc := made.lc
+	if err := c.writeCriuConfig(pid); err != nil {
+		return resume, err
+	}
+	if err := lc.Pause(); err != nil {
+		return resume, fmt.Errorf("freeze: %w", err)
+	}
+	resume = lc.Resume
+	err = lc.Checkpoint(&libcontainer.CriuOpts{
+		ImagesDirectory: filepath.Join(dir, "checkpoint"), WorkDirectory: dir, LeaveRunning: true,
+		TcpEstablished: true, FileLocks: true, ManageCgroupsMode: "ignore",
+	})
+	if err != nil {
+		return resume, fmt.Errorf("%w: %s", err, criuComplaint(filepath.Join(dir, "dump.log")))
+	}
+	return resume, nil
+}
+
+// writeCriuConfig tells CRIU of the container's streams: they are FIFOs outside of
+// its root, so CRIU must leave them to whoever restores it.
+func (c *container) writeCriuConfig(pid int) error {
+	var text strings.Builder
+	said := map[string]bool{}
+	for fd := range 3 {
+		link := fmt.Sprintf("/proc/%d/fd/%d", pid, fd)
+		target, err := os.Readlink(link)
+		if err != nil || filepath.Dir(target) != c.dir {
+			continue // closed, or something in the container
+		}
+		var st unix.Stat_t
+		if err := unix.Stat(link, &st); err != nil {
+			return fmt.Errorf("look at stream %d: %w", fd, err)
+		}
+		info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%d", pid, fd))
+		if err != nil {
+			return fmt.Errorf("look at stream %d: %w", fd, err)
+		}
+		line := fmt.Sprintf("external file[%x:%x]\n", statusNumber(info, "mnt_id:"), st.Ino)
+		if !said[line] {
+			text.WriteString(line)
+		}
+		said[line] = true
+	}
+	if err := os.WriteFile(c.file(criuConfig), []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("write CRIU's settings: %w", err)
+	}
+	return nil
+}
+
+// statusNumber is the number behind a field of a file as /proc/PID/fdinfo/N; 0 without it.
+func statusNumber(data []byte, field string) (n int) {
+	for line := range bytes.Lines(data) {
+		if rest, ok := bytes.CutPrefix(line, []byte(field)); ok {
+			_, _ = fmt.Sscan(string(rest), &n)
+		}
+	}
+	return n
+}
+
+// criuComplaint is the end of what CRIU calls errors in its log.
+func criuComplaint(log string) string {
+	data, err := os.ReadFile(log)
+	if errors.Is(err, os.ErrNotExist) {
+		return "it has written no log"
+	}
+	var lines []string
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, "Error") {
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(lines[max(0, len(lines)-criuErrors):], "; ")
+}

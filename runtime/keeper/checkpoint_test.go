@@ -1,0 +1,81 @@
+//go:build cgo
+
+package keeper_test
+
+import (
+	"errors"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/pausa-run/pausa/runtime"
+)
+
+// needCRIU skips where criu itself says that this kernel and it do not go together.
+func needCRIU(t *testing.T) {
+	t.Helper()
+	if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+		t.Skipf("criu check: %v: %.300s (make vm has a kernel with which it works)", err, out)
+	}
+}
+
+func TestCheckpoint(t *testing.T) {
+	needCRIU(t)
+	h := newHost(t)
+	id := h.container(h.pod(), sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done"))
+	h.start(id)
+	h.eventually("it counts", func() bool { return h.output(id, "stdout") != "" })
+	dir := t.TempDir()
+	var before, after string
+	err := h.client.Checkpoint(ctx(t), id, dir, func() error {
+		before = h.output(id, "stdout")
+		exec.Command("sleep", "1").Run()
+		after = h.output(id, "stdout")
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before != after {
+		t.Errorf("it ran while its files were looked at: %q, then %q", before, after)
+	}
+	for _, pattern := range []string{"checkpoint/inventory.img", "checkpoint/core-*.img", "checkpoint/pages-*.img", "checkpoint/descriptors.json"} {
+		if found, _ := filepath.Glob(filepath.Join(dir, pattern)); len(found) == 0 {
+			t.Errorf("the checkpoint has no %s", pattern)
+		}
+	}
+	h.eventually("it counts on", func() bool { return len(h.output(id, "stdout")) > len(after) })
+	if _, _, code := h.exec(id, "", "true"); code != 0 {
+		t.Errorf("exec after a checkpoint: %d", code)
+	}
+}
+
+// A client that goes away must leave no frozen container behind.
+func TestCheckpointOfAVanishedClient(t *testing.T) {
+	needCRIU(t)
+	h := newHost(t)
+	id := h.container(h.pod(), sh("while :; do echo x; sleep 0.1; done"))
+	h.start(id)
+	gone := errors.New("the client's own error")
+	if err := h.client.Checkpoint(ctx(t), id, t.TempDir(), func() error { return gone }); !errors.Is(err, gone) {
+		t.Errorf("error %v", err)
+	}
+	said := len(h.output(id, "stdout"))
+	h.eventually("it goes on", func() bool { return len(h.output(id, "stdout")) > said })
+}
+
+func TestCheckpointRefusals(t *testing.T) {
+	h := newHost(t)
+	never := func() error { t.Error("called without a checkpoint"); return nil }
+	if err := h.client.Checkpoint(ctx(t), "nobody", t.TempDir(), never); !errors.Is(err, runtime.ErrNotFound) {
+		t.Errorf("unknown container: %v", err)
+	}
+	id := h.container(h.pod(), []string{"sleep", "1000"})
+	want := runtime.ErrState // it does not run yet
+	if _, err := exec.LookPath("criu"); err != nil {
+		want = runtime.ErrNoCRIU
+	}
+	if err := h.client.Checkpoint(ctx(t), id, t.TempDir(), never); !errors.Is(err, want) {
+		t.Errorf("created container: %v, want %v", err, want)
+	}
+}
