@@ -37,6 +37,7 @@ func codeOf(err error) codes.Code {
 		{pod.ErrInvalid, codes.InvalidArgument},
 		{images.ErrInvalid, codes.InvalidArgument},
 		{errUnimplemented, codes.Unimplemented},
+		{runtime.ErrNoCRIU, codes.Unimplemented},
 		{pod.ErrNotFound, codes.NotFound},
 		{images.ErrNotFound, codes.NotFound},
 		{runtime.ErrNotFound, codes.NotFound},

@@ -302,6 +302,13 @@ func (f *fakePods) Stats(_ context.Context, ids ...string) ([]runtime.Stats, err
 	return out, nil
 }
 
+func (f *fakePods) Checkpoint(_ context.Context, id, location string) error {
+	if _, err := f.Container(id); err != nil {
+		return err
+	}
+	return os.WriteFile(location, []byte(id), 0o600)
+}
+
 func (f *fakePods) WritableUsage(context.Context, string) (images.Usage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

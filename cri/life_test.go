@@ -213,14 +213,22 @@ func TestCalls(t *testing.T) {
 			return err
 		}, codes.InvalidArgument, "ten"},
 		"checkpoint container": {func() error {
-			_, err := d.rt.CheckpointContainer(ctx, &criv1.CheckpointContainerRequest{ContainerId: id})
+			_, err := d.rt.CheckpointContainer(ctx, &criv1.CheckpointContainerRequest{ContainerId: id, Location: filepath.Join(t.TempDir(), "c.tar"), Timeout: 60})
 			return err
-		}, codes.Unimplemented, "CRIU"},
+		}, codes.OK, ""},
+		"checkpoint nowhere": {func() error {
+			_, err := d.rt.CheckpointContainer(ctx, &criv1.CheckpointContainerRequest{ContainerId: id, Location: "c.tar"})
+			return err
+		}, codes.InvalidArgument, "location"},
+		"checkpoint for a negative time": {func() error {
+			_, err := d.rt.CheckpointContainer(ctx, &criv1.CheckpointContainerRequest{ContainerId: id, Location: "/c.tar", Timeout: -1})
+			return err
+		}, codes.InvalidArgument, "timeout"},
 		"checkpoint pod": {func() error {
 			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{PodSandboxId: podID})
 			return err
-		}, codes.Unimplemented, "CRIU"},
-		"restore pod": {func() error { _, err := d.rt.RestorePod(ctx, &criv1.RestorePodRequest{}); return err }, codes.Unimplemented, "CRIU"},
+		}, codes.Unimplemented, "restores no checkpoints"},
+		"restore pod": {func() error { _, err := d.rt.RestorePod(ctx, &criv1.RestorePodRequest{}); return err }, codes.Unimplemented, "restores no checkpoints"},
 		"attach with a tty": {func() error {
 			_, err := d.rt.Attach(ctx, &criv1.AttachRequest{ContainerId: id, Tty: true, Stdin: true})
 			return err

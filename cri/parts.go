@@ -32,6 +32,7 @@ type Pods interface {
 	Attach(ctx context.Context, id string, stdio runtime.Stdio) error
 	PortForward(ctx context.Context, podID string, port uint16, stream io.ReadWriteCloser) error
 
+	Checkpoint(ctx context.Context, id, location string) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	WritableUsage(ctx context.Context, id string) (images.Usage, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error

@@ -56,8 +56,8 @@ case $what in
     add_tests
     add_keeper_tests
     add_critest
-    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
-    keeper='^(TestOOM.*|TestLimits.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
+    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper|TestCheckpoint)$'}
+    keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
     vm 900 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest AppArmor; }; }"
     ;;
   critest)

@@ -3,6 +3,7 @@ package pod
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -122,6 +123,19 @@ func (k *fakeKeeper) StartPod(_ context.Context, s runtime.PodSpec) (runtime.Pod
 	st := runtime.PodState{ID: s.ID, Pid: k.pid, StartedAt: time.Now(), Spec: s}
 	k.pods[s.ID] = st
 	return st, nil
+}
+
+func (k *fakeKeeper) Checkpoint(_ context.Context, _, dir string, frozen func() error) error {
+	if err := k.call("Checkpoint"); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "checkpoint"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "checkpoint", "core-1.img"), []byte("memory"), 0o600); err != nil {
+		return err
+	}
+	return frozen()
 }
 
 func (k *fakeKeeper) RemoveSlice(_ context.Context, name string) error {
@@ -450,6 +464,11 @@ func (i *fakeImages) Mounted() (out []string, _ error) {
 		out = append(out, id)
 	}
 	return out, nil
+}
+
+func (i *fakeImages) WriteDiff(_ context.Context, id string, w io.Writer) error {
+	_, err := io.WriteString(w, "diff of "+id)
+	return err
 }
 
 func (i *fakeImages) WritableUsage(context.Context, string) (images.Usage, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -36,6 +37,7 @@ type Runtime interface {
 	Exec(context.Context, runtime.ExecSpec, runtime.Stdio) (int, error)
 	Attach(ctx context.Context, id string, stdio runtime.Stdio) error
 	Resize(ctx context.Context, id, execID string, width, height uint16) error
+	Checkpoint(ctx context.Context, id, dir string, frozen func() error) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
 	LimitGroup(ctx context.Context, group string, r runtime.Resources) error
@@ -60,6 +62,7 @@ type Images interface {
 	Unmount(ctx context.Context, containerID string) error
 	Mounted() ([]string, error)
 	WritableUsage(ctx context.Context, containerID string) (images.Usage, error)
+	WriteDiff(ctx context.Context, containerID string, w io.Writer) error
 }
 
 // Options is what a Manager is made of.

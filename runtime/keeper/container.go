@@ -53,7 +53,8 @@ type container struct {
 	// What its end is judged by: a signal of ours, and the kills for want of memory before it.
 	told          bool
 	killsWhenTold uint64
-	limited       bool // it has a memory limit of its own
+	limited       bool     // it has a memory limit of its own
+	oomEvents     *os.File // counts ends of memory, with systemd on cgroup v1; nil elsewhere
 }
 
 func (c *container) snapshot() runtime.ContainerState {

@@ -3,8 +3,13 @@
 package keeper
 
 import (
+	"encoding/binary"
+	"fmt"
 	"os"
 	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -68,6 +73,13 @@ func (k *Keeper) enterPodMemory(c *container) {
 	if folder == "" {
 		return
 	}
+	if !c.unified() && c.systemd() {
+		events, err := listenForOOM(own)
+		if err != nil {
+			k.log.Warn("a kill for want of memory may be missed", "container", c.id, "err", err)
+		}
+		c.oomEvents = events
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	p := k.podMemory[folder]
@@ -82,18 +94,36 @@ func (k *Keeper) enterPodMemory(c *container) {
 	p.containers++
 }
 
+// systemd says that the container's cgroup is a scope of systemd's.
+func (c *container) systemd() bool {
+	c.mu.Lock()
+	lc := c.lc
+	c.mu.Unlock()
+	if lc == nil {
+		return false
+	}
+	config := lc.Config()
+	return config.Cgroups != nil && config.Cgroups.Systemd
+}
+
 // judgeMemory finds out whether the container ended for want of memory, and
 // whose, while its cgroup is there. Systemd takes the group of a scope away as
 // soon as its last process has ended, which may be before us: then what the
 // pod's group has counted beyond the kills of its other containers is this one's.
 func (k *Keeper) judgeMemory(c *container, exit *runtime.Exit) {
 	own, folder := c.memoryFolders()
+	if c.oomEvents != nil {
+		defer c.oomEvents.Close()
+	}
 	if own == "" {
 		return
 	}
 	events := readMemoryEvents(own, c.unified())
 	above := readMemoryEvents(folder, c.unified())
-	gone := !events.ok && c.unified() && above.ok
+	if !events.ok && c.oomEvents != nil && oomSignalled(c.oomEvents) {
+		events = memoryEvents{kills: 1, full: 1} // how many it does not tell
+	}
+	gone := !events.ok && events.kills == 0 && c.unified() && above.ok
 	var beside uint64
 	if gone {
 		beside = k.killsBeside(c, folder)
@@ -130,6 +160,53 @@ func (k *Keeper) judgeMemory(c *container, exit *runtime.Exit) {
 	defer c.mu.Unlock()
 	// One that was told to end, and had lost a child long before, ended because it was told.
 	exit.OOMKilled = exit.Code != 0 && (!c.told || events.kills > c.killsWhenTold)
+}
+
+// listenForOOM asks cgroup v1 to count in an eventfd when the group is out of
+// memory: there no group above counts what has happened in one that is gone.
+func listenForOOM(folder string) (_ *os.File, err error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("make eventfd: %w", err)
+	}
+	events := os.NewFile(uintptr(fd), "oom events")
+	defer func() {
+		if err != nil {
+			_ = events.Close()
+		}
+	}()
+	control, err := os.Open(filepath.Join(folder, "memory.oom_control"))
+	if err != nil {
+		return nil, err
+	}
+	defer control.Close()
+	line := fmt.Sprintf("%d %d", fd, control.Fd())
+	return events, os.WriteFile(filepath.Join(folder, "cgroup.event_control"), []byte(line), 0)
+}
+
+// signalPatience is for the kernel to tell that a group has gone, which it does in the background.
+const signalPatience = time.Second
+
+// oomSignalled reads the eventfd of a group that is gone. Its end is an event of
+// its own, so that a second one is an end of memory.
+func oomSignalled(events *os.File) bool {
+	raw, err := events.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var count uint64
+	for deadline := time.Now().Add(signalPatience); count < 2 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		var buf [8]byte
+		n := 0
+		_ = raw.Control(func(fd uintptr) { n, _ = unix.Read(int(fd), buf[:]) })
+		if n == len(buf) {
+			count += binary.NativeEndian.Uint64(buf[:])
+			if count == 1 { // there is no more to come than what comes soon
+				deadline = time.Now().Add(signalPatience / 10)
+			}
+		}
+	}
+	return count >= 2
 }
 
 // killsBeside are the kills of the other running containers in a pod's group.
