@@ -197,7 +197,7 @@ func (n *node) oomIsReported(k *kubelet) {
 		n.eventually("the container has ended", func() error {
 			s, err := k.runtime.ContainerStatus(k.ctx, &criv1.ContainerStatusRequest{ContainerId: container})
 			if err != nil || s.Status.State != criv1.ContainerState_CONTAINER_EXITED {
-				return fmt.Errorf("status %v, error %v", s, err)
+				return errors.Join(fmt.Errorf("status %v", s), err)
 			}
 			if s.Status.Reason != "OOMKilled" || s.Status.ExitCode != 137 {
 				n.t.Errorf("reason %s, exit code %d, message %q: want OOMKilled, 137", s.Status.Reason, s.Status.ExitCode, s.Status.Message)

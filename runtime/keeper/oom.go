@@ -73,7 +73,7 @@ func (k *Keeper) enterPodMemory(c *container) {
 	if folder == "" {
 		return
 	}
-	if !c.unified() && c.systemd() {
+	if !c.unified() && c.systemd {
 		events, err := listenForOOM(own)
 		if err != nil {
 			k.log.Warn("a kill for want of memory may be missed", "container", c.id, "err", err)
@@ -92,18 +92,6 @@ func (k *Keeper) enterPodMemory(c *container) {
 		}
 	}
 	p.containers++
-}
-
-// systemd says that the container's cgroup is a scope of systemd's.
-func (c *container) systemd() bool {
-	c.mu.Lock()
-	lc := c.lc
-	c.mu.Unlock()
-	if lc == nil {
-		return false
-	}
-	config := lc.Config()
-	return config.Cgroups != nil && config.Cgroups.Systemd
 }
 
 // judgeMemory finds out whether the container ended for want of memory, and

@@ -128,7 +128,6 @@ func limited(spec *specs.Spec) bool {
 func (k *Keeper) adapt(spec *specs.Spec) {
 	spec.Annotations = withoutOrders(spec.Annotations)
 	k.limits.clamp(spec.Process)
-	spec.Annotations = withoutUnitProperties(spec.Annotations)
 	k.limits.clampGroup(spec.Linux.Resources)
 	if slices.Contains(spec.Linux.MaskedPaths, "/proc/interrupts") {
 		// These tell the same, for each processor; only the host knows how many there are.

@@ -65,6 +65,8 @@ func removeSlice(name string) error {
 // would change the scope's properties or name a file of the host's to CRIU.
 func withoutOrders(annotations map[string]string) map[string]string {
 	out := maps.Clone(annotations)
-	maps.DeleteFunc(out, func(name, _ string) bool { return strings.HasPrefix(name, "org.systemd.property.") || name == criuLabel })
+	maps.DeleteFunc(out, func(name, _ string) bool {
+		return strings.HasPrefix(name, "org.systemd.property.") || name == criuLabel
+	})
 	return out
 }
