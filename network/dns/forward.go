@@ -35,19 +35,21 @@ type forwarder struct {
 	mu      sync.Mutex // guards what follows
 	servers []netip.AddrPort
 	failed  map[netip.AddrPort]time.Time
+	probes  map[string]netip.AddrPort // names of checkLoops
+	looped  map[netip.AddrPort]bool   // those that ask us again
 }
 
 func newForwarder(log *slog.Logger) *forwarder {
 	return &forwarder{
 		log: log, cache: newCache(time.Now), slots: make(chan struct{}, openQuestions), clock: time.Now, try: tryFor,
-		failed: map[netip.AddrPort]time.Time{},
+		failed: map[netip.AddrPort]time.Time{}, looped: map[netip.AddrPort]bool{},
 	}
 }
 
 // setServers replaces the upstreams; what the former ones said is forgotten.
 func (f *forwarder) setServers(servers []netip.AddrPort) {
 	f.mu.Lock()
-	f.servers, f.failed = servers, map[netip.AddrPort]time.Time{}
+	f.servers, f.failed, f.looped = servers, map[netip.AddrPort]time.Time{}, map[netip.AddrPort]bool{}
 	f.mu.Unlock()
 	f.cache.clear()
 }
@@ -58,6 +60,9 @@ func (f *forwarder) order() []netip.AddrPort {
 	defer f.mu.Unlock()
 	var good, bad []netip.AddrPort
 	for _, s := range f.servers {
+		if f.looped[s] {
+			continue
+		}
 		if at, ok := f.failed[s]; ok && f.clock().Sub(at) < avoidFor {
 			bad = append(bad, s)
 		} else {

@@ -116,6 +116,10 @@ func (h *handler) question(reply, req *dns.Msg) {
 		s.answerPTR(reply, q, a)
 		return
 	}
+	if h.forward.cameBack(q) {
+		reply.Rcode = dns.RcodeRefused
+		return
+	}
 	h.copyInto(reply, h.forward.exchange(context.Background(), req))
 }
 

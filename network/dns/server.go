@@ -82,7 +82,10 @@ func Listen(opts Options) (*Server, error) {
 		return nil, errors.New("serve DNS: no address to listen on")
 	}
 	s := &Server{opts: opts, handler: &handler{domain: domain, ranges: opts.Ranges, log: opts.Log, forward: newForwarder(opts.Log)}, known: make(chan struct{})}
-	s.follower = &follower{path: opts.ResolvConf, own: s.own, set: s.handler.forward.setServers, log: opts.Log}
+	s.follower = &follower{path: opts.ResolvConf, own: s.own, set: func(servers []netip.AddrPort) {
+		s.handler.forward.setServers(servers)
+		s.handler.forward.checkLoops(context.Background())
+	}, log: opts.Log}
 	for _, a := range opts.Addrs {
 		if err := errors.Join(s.bind("UDP", a), s.bind("TCP", a)); err != nil {
 			return nil, errors.Join(fmt.Errorf("serve DNS: %w", err), s.Close())
