@@ -1,12 +1,15 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/network/bridge/hosttest"
 )
@@ -103,5 +106,53 @@ func TestPostOverSmallLink(t *testing.T) {
 		}
 	}
 	must(h.Run("nft", "delete table inet deaf"))
+	detach(t, m, "aaaa")
+}
+
+// TestErrorsReachPods: what others say of a pod's datagrams, also through the
+// masquerade, comes back to it: refused ports and links that are too small.
+func TestErrorsReachPods(t *testing.T) {
+	h, other, m := twoHosts(t, func(o *Options) { o.MTU = 1500 })
+	p, _ := newPod(t, m, "aaaa")
+	for _, to := range []string{"192.0.2.2:9", "[2001:db8::2]:9"} {
+		for range 3 { // the rate of errors is limited, but not so low
+			if _, err := p.Call("udp", ap(to)); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("%s: %v, want refused", to, err)
+			}
+		}
+	}
+	setMTU(t, h, "uplink", 1280)
+	setMTU(t, other, "uplink", 1280)
+	for _, to := range []string{"192.0.2.2:9", "[2001:db8::2]:9"} {
+		p.Must(func() error {
+			c, err := net.Dial("udp", to)
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			raw, err := c.(*net.UDPConn).SyscallConn()
+			if err != nil {
+				return err
+			}
+			var set error
+			err = raw.Control(func(fd uintptr) { // never in pieces
+				if to[0] != '[' {
+					set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+				} else {
+					set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
+				}
+			})
+			if err := errors.Join(err, set); err != nil {
+				return err
+			}
+			for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+				if _, err := c.Write(make([]byte, 1400)); errors.Is(err, unix.EMSGSIZE) {
+					return nil
+				}
+			}
+			t.Errorf("%s: the pod never heard that its packets are too big", to)
+			return nil
+		})
+	}
 	detach(t, m, "aaaa")
 }

@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -35,8 +33,9 @@ func (p *program) runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "rm", Usage: "delete the pod when its container has ended"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "return at once and leave it running"},
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "`NAME=VALUE` for the container, NAME alone passes on this program's; may be repeated"},
-			&cli.StringSliceFlag{Name: "port", Aliases: []string{"p"}, Usage: "`PORT` of the container; HOSTPORT:PORT or HOSTIP:HOSTPORT:PORT opens it on the host, PORT/udp is UDP; may be repeated"},
+			&cli.StringSliceFlag{Name: "port", Aliases: []string{"p"}, Usage: "`PORT` of the container; HOSTPORT:PORT or HOSTIP:HOSTPORT:PORT opens it on the host, PORT/udp is UDP, A-B in place of each PORT a range; may be repeated"},
 			&cli.StringSliceFlag{Name: "label", Usage: "`KEY=VALUE` of the pod; may be repeated"},
+			&cli.StringSliceFlag{Name: "annotation", Usage: "`KEY=VALUE` of the pod, such as pausa.run/network=NAME; may be repeated"},
 			&cli.StringFlag{Name: "restart", Usage: "`POLICY`: Always, OnFailure or Never; by default Always with -d, else Never"},
 			&cli.StringFlag{Name: "runtime", Usage: "`HANDLER` that makes the container, as named in the daemon's settings; by default its default one"},
 			&cli.BoolFlag{Name: "command", Usage: "COMMAND replaces the image's entrypoint, else it follows it"}),
@@ -204,24 +203,26 @@ func (p *program) podOf(ctx *cli.Context) (*corev1.Pod, error) {
 		return nil, err
 	}
 	for _, text := range ctx.StringSlice("port") {
-		port, err := parsePort(text)
+		ports, err := parsePorts(text)
 		if err != nil {
 			return nil, err
 		}
-		box.Ports = append(box.Ports, port)
+		box.Ports = append(box.Ports, ports...)
 	}
-	labels := map[string]string{"run": name}
-	for _, text := range ctx.StringSlice("label") {
-		key, value, ok := strings.Cut(text, "=")
-		if !ok {
-			return nil, fmt.Errorf("--label %s: must be KEY=VALUE", text)
+	labels, annotations := map[string]string{"run": name}, map[string]string{}
+	for flag, to := range map[string]map[string]string{"label": labels, "annotation": annotations} {
+		for _, text := range ctx.StringSlice(flag) {
+			key, value, ok := strings.Cut(text, "=")
+			if !ok {
+				return nil, fmt.Errorf("--%s %s: must be KEY=VALUE", flag, text)
+			}
+			to[key] = value
 		}
-		labels[key] = value
 	}
 	policy, err := restartPolicy(ctx.String("restart"), ctx.Bool("detach"))
 	out := &corev1.Pod{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ctx.String("namespace"), Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: ctx.String("namespace"), Labels: labels, Annotations: annotations},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{box}, RestartPolicy: policy},
 	}
 	if handler := ctx.String("runtime"); handler != "" {
@@ -258,45 +259,6 @@ func (p *program) envOf(texts []string) ([]corev1.EnvVar, error) {
 			}
 		}
 		out = append(out, corev1.EnvVar{Name: name, Value: value})
-	}
-	return out, nil
-}
-
-// parsePort reads "[[HOSTIP:]HOSTPORT:]PORT[/PROTOCOL]".
-func parsePort(text string) (corev1.ContainerPort, error) {
-	wrong := fmt.Errorf("--port %s: must be PORT, HOSTPORT:PORT or HOSTIP:HOSTPORT:PORT, with /udp for UDP", text)
-	rest, protocol, _ := strings.Cut(text, "/")
-	out := corev1.ContainerPort{Protocol: corev1.Protocol(strings.ToUpper(protocol))}
-	switch out.Protocol {
-	case "":
-		out.Protocol = corev1.ProtocolTCP
-	case corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP:
-	default:
-		return out, wrong
-	}
-	number := func(s string) int32 {
-		n, err := strconv.ParseUint(s, 10, 16)
-		if err != nil {
-			return 0
-		}
-		return int32(n) //nolint:gosec // 16 bits
-	}
-	if i := strings.LastIndexByte(rest, ':'); i >= 0 {
-		host := rest[:i]
-		rest = rest[i+1:]
-		if j := strings.LastIndexByte(host, ':'); j >= 0 {
-			ip, err := netip.ParseAddr(strings.Trim(host[:j], "[]"))
-			if err != nil {
-				return out, wrong
-			}
-			out.HostIP, host = ip.String(), host[j+1:]
-		}
-		if out.HostPort = number(host); out.HostPort == 0 {
-			return out, wrong
-		}
-	}
-	if out.ContainerPort = number(rest); out.ContainerPort == 0 {
-		return out, wrong
 	}
 	return out, nil
 }
