@@ -44,12 +44,14 @@ type container struct {
 	state     runtime.ContainerState
 	parkError error
 	releasing bool
-	engine    engine // nil once all is given back
-	cgroups   map[string]string
-	systemd   bool // systemd made its cgroups
-	proc      *process
-	io        *stdio
-	execs     map[string]*execution
+	// releaseError is why the parked init did not become the command.
+	releaseError error
+	engine       engine // nil once all is given back
+	cgroups      map[string]string
+	systemd      bool // systemd made its cgroups
+	proc         *process
+	io           *stdio
+	execs        map[string]*execution
 	// What its end is judged by: a signal of ours, and the kills for want of memory before it.
 	told          bool
 	killsWhenTold uint64
@@ -184,6 +186,9 @@ func (k *Keeper) startContainer(id string) (runtime.ContainerState, error) {
 		err = engine.release()
 	}
 	if err != nil {
+		c.mu.Lock()
+		c.releaseError = err
+		c.mu.Unlock()
 		err = fmt.Errorf("start container %q: %w", id, err)
 		_ = c.proc.signal(unix.SIGKILL)
 		<-c.done

@@ -30,6 +30,11 @@ func (k *Keeper) watch(c *container) {
 	k.judgeMemory(c, &exit)
 	c.killLeft()
 	c.io.drain()
+	c.mu.Lock()
+	if c.releaseError != nil {
+		exit.Code, exit.Signal, exit.StartError = 128, 0, c.releaseError.Error()
+	}
+	c.mu.Unlock()
 	k.finish(c, exit)
 	if err := c.destroy(); err != nil {
 		k.log.Error("destroy ended container; its removal tries again", "container", c.id, "err", err)

@@ -79,6 +79,9 @@ func (k *Keeper) startProgram(c *container) (err error) {
 	}
 	bundled := *spec
 	bundled.Version = bundleVersion
+	if pod, err := k.pod(c.request.PodID); err == nil { // joining its namespace is not enough for a sandbox with a kernel of its own
+		bundled.Hostname = podHostname(pod.snapshot().Spec)
+	}
 	if err := writeRecord(filepath.Join(p.bundle(), "config.json"), bundled); err != nil {
 		return err
 	}
