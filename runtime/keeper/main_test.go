@@ -357,6 +357,17 @@ func memory(limit int64) edit {
 // program is an OCI runtime as a handler's settings make it.
 func (h *host) program(name, path string) *runtime.Program {
 	h.t.Helper()
+	return h.handler(name, path).Program
+}
+
+// features are those of the program that makes these tests' containers.
+func (h *host) features() runtime.Features {
+	h.t.Helper()
+	return h.handler("program", *programFlag).Features
+}
+
+func (h *host) handler(name, path string) runtime.Handler {
+	h.t.Helper()
 	handlers, err := runtime.NewHandlers("", nil, runtime.Handler{Name: name, Program: &runtime.Program{Name: name, Path: path}})
 	if err != nil {
 		h.t.Fatal(err)
@@ -365,5 +376,5 @@ func (h *host) program(name, path string) *runtime.Program {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return handler.Program
+	return handler
 }
