@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -112,6 +113,9 @@ func TestTerminatingPod(t *testing.T) {
 	if got := who(); got != "first\n" {
 		t.Errorf("the last pod, while it ends: %q", got)
 	}
+	if out := n.ok("describe", "service", "slow"); !strings.Contains(out, "terminating: gets connections only while no other is ready") {
+		t.Errorf("describe says nothing of a pod that ends:\n%s", out)
+	}
 	// Another one, without a pod: the host itself, by an EndpointSlice.
 	n.place().echo(t, "second", 8081)
 	n.apply(`
@@ -135,6 +139,13 @@ ports: [{port: 8081}]
 	} else {
 		t.Error("the pod ended too soon to tell")
 	}
+	n.apply(strings.Replace(slowPod("broken"), "lifecycle:", "readinessProbe: {tcpSocket: {port: 9}}\n    lifecycle:", 1))
+	n.eventually("describe says why a pod is not ready", func() error {
+		if out := n.ok("describe", "service", "slow"); !strings.Contains(out, "not ready: containers with unready status: [c]") || !strings.Contains(out, "10.88.0.1:8081") {
+			return fmt.Errorf("it says\n%s", out)
+		}
+		return nil
+	})
 	n.eventually("it is gone", func() error {
 		if n.pod("first") != nil {
 			return fmt.Errorf("it is there")

@@ -46,7 +46,11 @@ func (p *program) describe(ctx *cli.Context) error {
 			if count++; count > 1 {
 				fmt.Fprint(p.out, "\n\n")
 			}
-			if err := p.describeOne(o); err != nil {
+			err := p.describeOne(o)
+			if err == nil && o.kind.name == "Service" {
+				err = p.describeEndpoints(ctx, c, o)
+			}
+			if err != nil {
 				return errors.Join(err, missing)
 			}
 		}
