@@ -185,7 +185,7 @@ func kindOf(rel string) (kind string, own bool) {
 	switch dir = strings.TrimSuffix(dir, "/"); {
 	case rel == "", rel == "content", rel == "overlay", rel == "rw", rel == "trash", rel == "content/blobs", rel == "content/ingest", rel == "overlay/snapshots", dir == "content/blobs":
 		return KindStore, true
-	case rel == "meta.db", rel == "names.json", rel == "reserve", rel == "lock", rel == "overlay/metadata.db":
+	case rel == "meta.db", rel == "names.json", rel == "reserve", rel == "lock", rel == "unwritten.json", rel == "overlay/metadata.db":
 		return KindStore, true
 	case dir == "overlay/snapshots":
 		return KindLayer, false

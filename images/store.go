@@ -70,6 +70,9 @@ type Store struct {
 	platform  platforms.MatchComparer
 	noIndex   bool // overlayfs knows the option index
 
+	marking   sync.Mutex // of layers that are not on the disk yet
+	unpackers int        // under marking: who unpacks, or writes back
+
 	busy    *keyed              // by blob or layer: no two imports or pulls do one twice
 	unpacks *semaphore.Weighted // of all imports and pulls: layers that are unpacked at once
 	ranges  *semaphore.Weighted // of all pulls: blobs that come in parts at once
@@ -144,6 +147,9 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.dropViews()
+	if err := s.dropUnwritten(ctx); err != nil {
+		return fmt.Errorf("look for layers that were not written: %w", err)
+	}
 	s.dropLeases(ctx)
 	if err := s.refresh(ctx); err != nil {
 		return err

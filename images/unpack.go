@@ -60,6 +60,11 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 		chain = append(chain, t.fetch)
 	}
 	chain = append(chain, t.present(s.content), children)
+	unpacked, err := s.unpacking()
+	if err != nil {
+		return s.explain(err)
+	}
+	defer unpacked()
 	layers := &applier{content: s.content, turns: s.unpacks, implied: map[string][]string{}}
 	unpacker, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
