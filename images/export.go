@@ -9,6 +9,8 @@ import (
 
 	cimages "github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -39,19 +41,23 @@ func (s *Store) Tag(ctx context.Context, ref, name string) (Image, error) {
 }
 
 // Export writes the images refs to w as one archive in the given format, with
-// the names by which they are asked for; an id stands for all its names. Only
-// the content for this host's platform is in it.
+// the names by which they are asked for; an id stands for all its names. All
+// platforms of an image are in it if all are here, else, and in a docker
+// archive, only the one of this host.
 func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, format string) error {
 	ctx, done, err := s.lease(ctx, "export") // no blob goes away meanwhile
 	if err != nil {
 		return fmt.Errorf("export images: %w", err)
 	}
 	defer done()
-	opts := []archive.ExportOpt{archive.WithPlatform(s.platform)}
+	var opts []archive.ExportOpt
+	manifestOf := s.manifestOf
 	switch format {
 	case FormatOCI, "":
-		opts = append(opts, archive.WithSkipDockerManifest())
+		opts = append(opts, archive.WithPlatform(platforms.All), archive.WithSkipDockerManifest())
 	case FormatDocker:
+		opts = append(opts, archive.WithPlatform(s.platform))
+		manifestOf = s.ownManifest
 	default:
 		return fmt.Errorf("export images: unknown format %q: use %s or %s", short(format), FormatOCI, FormatDocker)
 	}
@@ -60,7 +66,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, format s
 		if err != nil {
 			return fmt.Errorf("export image %s: %w", short(ref), err)
 		}
-		m, err := s.manifestOf(ctx, r.manifest)
+		m, err := manifestOf(ctx, r.manifest)
 		if err != nil {
 			return fmt.Errorf("export image %s: %w", short(ref), err)
 		}
@@ -84,16 +90,24 @@ func (s *Store) manifestOf(ctx context.Context, target ocispec.Descriptor) (ocis
 	if !cimages.IsIndexType(target.MediaType) {
 		return target, nil
 	}
-	all, err := cimages.Children(ctx, s.content, target)
-	if err != nil {
+	err := cimages.Walk(ctx, cimages.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		if _, err := s.content.Info(ctx, d.Digest); err != nil {
+			return nil, err
+		}
+		return cimages.Children(ctx, s.content, d)
+	}), target)
+	switch {
+	case err == nil:
+		return target, nil
+	case !errdefs.IsNotFound(err):
 		return target, err
 	}
-	whole := true
-	for _, c := range all {
-		_, err := s.content.Info(ctx, c.Digest)
-		whole = whole && err == nil
-	}
-	if whole {
+	return s.ownManifest(ctx, target)
+}
+
+// ownManifest gives the manifest in target that is for this host.
+func (s *Store) ownManifest(ctx context.Context, target ocispec.Descriptor) (ocispec.Descriptor, error) {
+	if !cimages.IsIndexType(target.MediaType) {
 		return target, nil
 	}
 	mine := cimages.LimitManifests(cimages.FilterPlatforms(cimages.ChildrenHandler(s.content), s.platform), s.platform, 1)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -72,37 +73,49 @@ func TestImportThatDoesNotFit(t *testing.T) {
 	}
 }
 
-func TestFullDisk(t *testing.T) {
-	ctx := context.Background()
-	o := onDisk(t, "size=16m")
-	s := openOn(t, o)
-	img := load(t, s, small("localhost/a:1", image.Filler(1, 1<<20)))
-	mountAs(t, s, "one", img.ID)
-	fill := filepath.Join(o.Root, "fill")
-	f, err := os.OpenFile(fill, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for err = error(nil); err == nil; {
-		_, err = f.Write(make([]byte, 4096))
+// fillDisk takes all bytes, or all inodes, that are free in dir.
+func fillDisk(t *testing.T, dir, what string) {
+	t.Helper()
+	var err error
+	for n := 0; err == nil; n++ {
+		data, path := []byte(nil), filepath.Join(dir, "fill"+strconv.Itoa(n))
+		if what == "bytes" {
+			data = make([]byte, 1<<20)
+		}
+		err = os.WriteFile(path, data, 0o600)
 	}
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
+}
+
+// With nothing free at all, what uses space can be seen and taken away.
+func TestFullDisk(t *testing.T) {
+	ctx := context.Background()
+	for what, options := range map[string]string{"bytes": "size=16m", "inodes": "size=64m,nr_inodes=200"} {
+		t.Run(what, func(t *testing.T) {
+			o := onDisk(t, options)
+			s := openOn(t, o)
+			img := load(t, s, small("localhost/a:1", image.Filler(1, 1<<20)))
+			mountAs(t, s, "one", img.ID)
+			other := load(t, s, small("localhost/other:1", filler(2)))
+			fillDisk(t, o.Root, what)
+			if list, err := s.List(ctx); err != nil || len(list) != 2 {
+				t.Errorf("list %v, %v", list, err)
+			}
+			if _, err := s.Account(ctx); err != nil {
+				t.Errorf("account on a full disk: %v", err)
+			}
+			if err := s.Unmount(ctx, "one"); err != nil {
+				t.Errorf("unmount on a full disk: %v", err)
+			}
+			if gone, err := s.Prune(ctx, PruneOptions{All: true}); err != nil || len(gone) != 2 {
+				t.Errorf("prune on a full disk: %+v, %v; want %s and %s", gone, err, img.ID, other.ID)
+			}
+			nothingKept(t, s)
+			load(t, s, small("localhost/b:1", filler(1)))
+		})
 	}
-	if list, err := s.List(ctx); err != nil || len(list) != 1 {
-		t.Errorf("list %v, %v", list, err)
-	}
-	if err := s.Unmount(ctx, "one"); err != nil {
-		t.Errorf("unmount on a full disk: %v", err)
-	}
-	if err := s.Remove(ctx, img.ID); err != nil {
-		t.Errorf("remove on a full disk: %v", err)
-	}
-	nothingKept(t, s)
-	load(t, s, small("localhost/b:1", image.Filler(1, 1<<20)))
 }
 
 func TestUsage(t *testing.T) {

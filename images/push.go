@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
@@ -70,7 +71,7 @@ func (s *Store) push(ctx context.Context, r *record, full string, creds credenti
 		tell = func(Progress) {}
 	}
 	w := &watchedPusher{Pusher: pusher, ref: full, tell: tell}
-	return target, remotes.PushContent(ctx, w, target, s.content, semaphore.NewWeighted(maxFetches), s.matcherOf(target), nil)
+	return target, remotes.PushContent(ctx, w, target, s.content, semaphore.NewWeighted(maxFetches), platforms.All, nil) // all that manifestOf found is here
 }
 
 // watchedPusher tells how far each blob of a push is.
