@@ -3,6 +3,7 @@
 package integration
 
 import (
+	"archive/tar"
 	"errors"
 	"fmt"
 	"net/http"
@@ -265,4 +266,54 @@ stringData:
 	n.ok("images", "rm", signed)
 	n.apply(pulledPod("tagged", signed, ""))
 	n.waitsFor("tagged", "ErrImagePull ImagePullBackOff", "images.digest_only")
+}
+
+// Device nodes in an image, in a user namespace too, lead nowhere: neither as
+// the root of a container nor as a volume.
+func TestDevicesInImages(t *testing.T) {
+	n := newNode(t, "imagedevices")
+	spec, err := image.Busybox("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.Name = "localhost/devices:1"
+	spec.Layers = append(spec.Layers, image.Layer{
+		{Path: "mem", Type: tar.TypeChar, Major: 1, Minor: 1, Mode: 0o666}, {Path: "disk", Type: tar.TypeBlock, Major: 254, Mode: 0o666},
+	})
+	raw, err := image.Bytes(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.okStdin(string(raw), "images", "import", "-")
+	k := newKubelet(t, n)
+	maps := []*criv1.IDMapping{{HostId: 200_000, ContainerId: 0, Length: 65_536}}
+	for name, userns := range map[string]*criv1.UserNamespace{
+		"hostusers": nil, "ownusers": {Mode: criv1.NamespaceMode_POD, Uids: maps, Gids: maps},
+	} {
+		config := k.sandboxConfig(name)
+		config.LogDirectory = ""
+		config.Linux.SecurityContext = &criv1.LinuxSandboxSecurityContext{NamespaceOptions: &criv1.NamespaceOption{UsernsOptions: userns}}
+		sb, err := k.runtime.RunPodSandbox(k.ctx, &criv1.RunPodSandboxRequest{Config: config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{PodSandboxId: sb.PodSandboxId, SandboxConfig: config, Config: &criv1.ContainerConfig{
+			Metadata: &criv1.ContainerMetadata{Name: "main"}, Image: &criv1.ImageSpec{Image: spec.Name}, Command: []string{"sleep", "1000"},
+			Mounts: []*criv1.Mount{{ContainerPath: "/volume", Image: &criv1.ImageSpec{Image: spec.Name}, Readonly: true}},
+			Linux:  &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{NamespaceOptions: &criv1.NamespaceOption{UsernsOptions: userns}}},
+		}})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, err := k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, path := range []string{"/mem", "/disk", "/volume/mem", "/volume/disk"} {
+			ex, err := k.runtime.ExecSync(k.ctx, &criv1.ExecSyncRequest{ContainerId: c.ContainerId, Cmd: []string{"sh", "-c", "ls -l " + path + " | cut -c1; dd if=" + path + " of=/dev/null count=1"}})
+			if err != nil || ex.ExitCode == 0 || !strings.Contains("cb", strings.TrimSpace(string(ex.Stdout))) || !strings.Contains(string(ex.Stderr), "not permitted") && !strings.Contains(string(ex.Stderr), "denied") {
+				t.Errorf("%s: reading %s: %v, %v", name, path, ex, err)
+			}
+		}
+		k.down(sb.PodSandboxId, c.ContainerId)
+	}
 }
