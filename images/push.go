@@ -70,14 +70,16 @@ func (s *Store) push(ctx context.Context, r *record, full string, creds credenti
 	if tell == nil {
 		tell = func(Progress) {}
 	}
-	w := &watchedPusher{Pusher: pusher, ref: full, tell: tell}
+	w := &watchedPusher{Pusher: pusher, ref: full, blobs: newKeyed(), tell: tell}
 	return target, remotes.PushContent(ctx, w, target, s.content, semaphore.NewWeighted(maxFetches), platforms.All, nil) // all that manifestOf found is here
 }
 
-// watchedPusher tells how far each blob of a push is.
+// watchedPusher tells how far each blob of a push is, and sends one that several
+// images of an index have once.
 type watchedPusher struct {
 	remotes.Pusher
-	ref string
+	ref   string
+	blobs *keyed // by digest, those that are on their way
 
 	mu   sync.Mutex
 	tell func(Progress) // under mu
@@ -90,8 +92,12 @@ func (p *watchedPusher) report(d ocispec.Descriptor, sent int64, done bool) {
 }
 
 func (p *watchedPusher) Push(ctx context.Context, d ocispec.Descriptor) (content.Writer, error) {
+	if err := p.blobs.Lock(ctx, d.Digest.String()); err != nil {
+		return nil, err
+	}
 	w, err := p.Pusher.Push(ctx, d)
 	if err != nil {
+		p.blobs.Unlock(d.Digest.String())
 		if errdefs.IsAlreadyExists(err) {
 			p.report(d, d.Size, true)
 		}
@@ -107,6 +113,12 @@ type watchedWriter struct {
 	blob   ocispec.Descriptor
 	sent   int64
 	told   time.Time
+	closed sync.Once
+}
+
+func (w *watchedWriter) Close() error {
+	defer w.closed.Do(func() { w.pusher.blobs.Unlock(w.blob.Digest.String()) })
+	return w.Writer.Close()
 }
 
 func (w *watchedWriter) Write(b []byte) (int, error) {

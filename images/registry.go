@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -26,7 +27,27 @@ type credentialFunc func(host string) (user, secret string, err error)
 // resolver talks to registries as the hosts.toml files say. Plain HTTP is for
 // what they name with http://, and for localhost with a port.
 func (s *Store) resolver(ctx context.Context, creds credentialFunc) remotes.Resolver {
-	return docker.NewResolver(docker.ResolverOptions{Hosts: config.ConfigureHosts(ctx, s.hostOptions(creds))})
+	configured := config.ConfigureHosts(ctx, s.hostOptions(creds))
+	return docker.NewResolver(docker.ResolverOptions{Hosts: func(host string) ([]docker.RegistryHost, error) {
+		hosts, err := configured(host)
+		for i := range hosts {
+			hosts[i].Authorizer = &oneAtATime{Authorizer: hosts[i].Authorizer}
+		}
+		return hosts, err
+	}})
+}
+
+// oneAtATime keeps apart requests that need a token: the library reads one's
+// expiry while another request is given it.
+type oneAtATime struct {
+	mu sync.Mutex
+	docker.Authorizer
+}
+
+func (o *oneAtATime) Authorize(ctx context.Context, q *http.Request) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.Authorizer.Authorize(ctx, q)
 }
 
 // ranged makes a resolver's fetchers ask for ranges, also from the first byte

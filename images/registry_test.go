@@ -11,6 +11,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -43,7 +45,7 @@ func (r *testRegistry) withTLS(t *testing.T, change func(*tls.Config)) *httptest
 	s := httptest.NewUnstartedServer(r.Config.Handler)
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	change(s.TLS)
-	s.Config.ErrorLog = r.Config.ErrorLog
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s
