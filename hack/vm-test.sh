@@ -2,8 +2,9 @@
 # vm-test.sh [tests|critest|systemd|networks]: what needs another kernel, cgroup v2, AppArmor or
 # systemd, in a VM. RUN is a regular expression of the tests or specs to run.
 #
-#   tests    integration tests, the keeper's tests of control groups, and the AppArmor specs of the Kubernetes CRI suite
-#   critest  the whole suite; its output is in bin/critest-vm.log
+#   tests    integration tests, the keeper's tests of control groups and checkpoints, and a
+#            few AppArmor specs of the Kubernetes CRI suite
+#   critest  the whole suite, and a checkpoint over the socket; the output is in bin/critest-vm.log
 #   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
 #            v2 and then with v1 and v2 side by side
 #   networks the CNI reference plugins that need kernel modules
@@ -56,14 +57,16 @@ case $what in
     add_tests
     add_keeper_tests
     add_critest
-    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper|TestCheckpoint)$'}
+    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
     keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
-    vm 900 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest AppArmor; }; }"
+    specs='AppArmor runtime should support apparmor field'
+    vm 1500 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest '$specs'; }; }"
     ;;
   critest)
+    add_tests
     add_critest
     status=0
-    vm 3000 -m 3072 -- "/job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
+    vm 3000 -m 3072 -- "{ [ '${RUN:-}' ] || /job/tests '^TestCheckpoint$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
     sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
     exit $status
     ;;
@@ -74,7 +77,7 @@ case $what in
     run='if [ $BOOT = 1 ]; then PAUSA_TEST_VM=1 /job/tests "^(TestSystemd|TestReboot)$" && exit 250; else PAUSA_TEST_VM=1 /job/tests "^TestReboot$"; fi'
     for hierarchy in 1 0; do
       echo "== systemd.unified_cgroup_hierarchy=$hierarchy"
-      vm 900 -s -a "systemd.unified_cgroup_hierarchy=$hierarchy" -- "$run"
+      vm 1800 -s -a "systemd.unified_cgroup_hierarchy=$hierarchy" -- "$run"
     done
     ;;
   networks)
