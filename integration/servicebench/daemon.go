@@ -19,7 +19,7 @@ func manifest(i, endpoints, variant int) string {
 	for e := range endpoints {
 		a := endpointOf(i, e)
 		if e == 0 {
-			a = endpointOf(i+variant, 9)
+			a = endpointOf(i+variant, -1)
 		}
 		fmt.Fprintf(&b, "{addresses: [%s]}, ", a)
 	}
@@ -73,9 +73,9 @@ func daemon(o options) (f figures, err error) {
 			want string
 			has  bool
 		}{
-			{&added, func() error { return apply(h, manifest(n, o.endpoints, 1000*r)) }, endpointOf(n+1000*r, 9).String(), true},
-			{&changed, func() error { return apply(h, manifest(n, o.endpoints, 1000*r+1)) }, endpointOf(n+1000*r+1, 9).String(), true},
-			{&removed, func() error { return remove(h, n) }, endpointOf(n+1000*r+1, 9).String(), false},
+			{&added, func() error { return apply(h, manifest(n, o.endpoints, 1000*r)) }, endpointOf(n+1000*r, -1).String(), true},
+			{&changed, func() error { return apply(h, manifest(n, o.endpoints, 1000*r+1)) }, endpointOf(n+1000*r+1, -1).String(), true},
+			{&removed, func() error { return remove(h, n) }, endpointOf(n+1000*r+1, -1).String(), false},
 		} {
 			began := time.Now()
 			if err := step.do(); err != nil {

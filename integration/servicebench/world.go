@@ -219,7 +219,8 @@ func procMB(path string, names ...string) float64 {
 // vip is the cluster IP of the nth Service.
 func vip(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(1 + i>>8), byte(i)}) }
 
-// endpointOf is an address that nobody has.
+// endpointOf is an address that nobody has; that of -1 comes before all others, in
+// the first slot.
 func endpointOf(i, e int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, byte(100 + e), byte(i >> 8), byte(i)})
 }
