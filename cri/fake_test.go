@@ -309,6 +309,14 @@ func (f *fakePods) Checkpoint(_ context.Context, id, location string) error {
 	return os.WriteFile(location, []byte(id), 0o600)
 }
 
+func (f *fakePods) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
+	all, err := f.Stats(ctx, ids...)
+	for i := range all {
+		all[i].Details = &runtime.Details{CPUUserNanos: 2e9, OOMKills: 1, Threads: 7, IO: []runtime.DeviceIO{{Device: "999:1", ReadBytes: 4096}}}
+	}
+	return all, err
+}
+
 func (f *fakePods) WritableUsage(context.Context, string) (images.Usage, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

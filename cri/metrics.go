@@ -2,9 +2,14 @@ package cri
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -15,8 +20,17 @@ type metric struct {
 	kind       criv1.MetricType
 	labels     []string // more than the base labels
 	// One of these is set. container has a line for each set of more labels.
-	container func(c *pod.Container, st *runtime.Stats) []sample
+	container func(r *reading) []sample
 	network   func(d netDev) uint64
+}
+
+// reading is all that is known of one running container at one moment. The API
+// has whole numbers alone: seconds are cut.
+type reading struct {
+	c    *pod.Container
+	st   *runtime.Stats
+	d    *runtime.Details
+	disk images.Usage
 }
 
 type sample struct {
@@ -27,30 +41,152 @@ type sample struct {
 // baseLabels come first at every metric, as a kubelet's own have them.
 func baseLabels() []string { return []string{"container", "id", "image", "name", "namespace", "pod"} }
 
+const (
+	counter = criv1.MetricType_COUNTER
+	gauge   = criv1.MetricType_GAUGE
+)
+
+// figure is a metric of one number without more labels.
+func figure(name, help string, kind criv1.MetricType, f func(*reading) uint64) metric {
+	return metric{name: "container_" + name, help: help, kind: kind, container: func(r *reading) []sample { return []sample{{value: f(r)}} }}
+}
+
+// metrics are those of cAdvisor that a kubelet serves at /metrics/cadvisor, as far
+// as they are of containers and pods.
 func metrics() []metric {
-	const counter, gauge = criv1.MetricType_COUNTER, criv1.MetricType_GAUGE
-	one := func(f func(*runtime.Stats) uint64) func(*pod.Container, *runtime.Stats) []sample {
-		return func(_ *pod.Container, st *runtime.Stats) []sample { return []sample{{value: f(st)}} }
+	return slices.Concat(cpuMetrics(), memoryMetrics(), diskMetrics(), processMetrics(), specMetrics(), networkFigures())
+}
+
+func cpuMetrics() []metric {
+	return []metric{
+		{
+			name: "container_cpu_usage_seconds_total", help: "Cumulative cpu time consumed in seconds.", kind: counter, labels: []string{"cpu"},
+			container: func(r *reading) []sample { return []sample{{[]string{"total"}, r.st.CPUNanos / 1e9}} },
+		},
+		figure("cpu_user_seconds_total", "Cumulative user cpu time consumed in seconds.", counter, func(r *reading) uint64 { return r.d.CPUUserNanos / 1e9 }),
+		figure("cpu_system_seconds_total", "Cumulative system cpu time consumed in seconds.", counter, func(r *reading) uint64 { return r.d.CPUSystemNanos / 1e9 }),
+		figure("cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", counter, func(r *reading) uint64 { return r.d.CPUPeriods }),
+		figure("cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", counter, func(r *reading) uint64 { return r.d.CPUThrottledPeriods }),
+		figure("cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", counter, func(r *reading) uint64 { return r.d.CPUThrottledNanos / 1e9 }),
 	}
+}
+
+func memoryMetrics() []metric {
+	return []metric{
+		figure("memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", gauge, func(r *reading) uint64 { return r.st.MemoryUsage }),
+		figure("memory_working_set_bytes", "Current working set in bytes.", gauge, func(r *reading) uint64 { return r.st.MemoryWorkingSet }),
+		figure("memory_rss", "Size of RSS in bytes.", gauge, func(r *reading) uint64 { return r.st.MemoryRSS }),
+		figure("memory_cache", "Number of bytes of page cache memory.", gauge, func(r *reading) uint64 { return r.d.MemoryCache }),
+		figure("memory_mapped_file", "Size of memory mapped files in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryMapped }),
+		figure("memory_total_active_file_bytes", "Current total active file in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryActiveFile }),
+		figure("memory_total_inactive_file_bytes", "Current total inactive file in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryInactiveFile }),
+		figure("memory_kernel_usage", "Size of kernel memory allocated in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryKernel }),
+		figure("memory_swap", "Container swap usage in bytes.", gauge, func(r *reading) uint64 { return r.st.SwapUsage }),
+		figure("memory_max_usage_bytes", "Maximum memory usage recorded in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryPeak }),
+		figure("memory_failcnt", "Number of memory usage hits limits.", counter, func(r *reading) uint64 { return r.d.MemoryFailures }),
+		figure("memory_events_max_total", "Cumulative count of memory.max limit hit events for the container.", counter, func(r *reading) uint64 { return r.d.MemoryFailures }),
+		figure("memory_events_high_total", "Cumulative count of memory.high throttle events for the container.", counter, func(r *reading) uint64 { return r.d.MemoryHighEvents }),
+		figure("oom_events_total", "Count of out of memory events observed for the container.", counter, func(r *reading) uint64 { return r.d.OOMKills }),
+		{
+			name: "container_memory_failures_total", help: "Cumulative count of memory allocation failures.", kind: counter, labels: []string{"failure_type", "scope"},
+			container: func(r *reading) []sample {
+				var out []sample
+				for _, scope := range []string{"container", "hierarchy"} {
+					out = append(out, sample{[]string{"pgfault", scope}, r.st.PageFaults}, sample{[]string{"pgmajfault", scope}, r.st.MajorPageFaults})
+				}
+				return out
+			},
+		},
+	}
+}
+
+func diskMetrics() []metric {
+	io := func(name, help string, f func(*runtime.DeviceIO) uint64) metric {
+		return metric{name: "container_fs_" + name + "_total", help: help, kind: counter, labels: []string{"device"}, container: func(r *reading) []sample {
+			var out []sample
+			for i := range r.d.IO {
+				out = append(out, sample{[]string{deviceName(r.d.IO[i].Device)}, f(&r.d.IO[i])})
+			}
+			return out
+		}}
+	}
+	disk := func(name, help string, f func(images.Usage) uint64) metric {
+		return metric{name: "container_fs_" + name, help: help, kind: gauge, labels: []string{"device"}, container: func(r *reading) []sample {
+			return []sample{{[]string{""}, f(r.disk)}}
+		}}
+	}
+	return []metric{
+		disk("usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", func(u images.Usage) uint64 { return u.Bytes }),
+		io("reads_bytes", "Cumulative count of bytes read.", func(io *runtime.DeviceIO) uint64 { return io.ReadBytes }),
+		io("reads", "Cumulative count of reads completed.", func(io *runtime.DeviceIO) uint64 { return io.Reads }),
+		io("writes_bytes", "Cumulative count of bytes written.", func(io *runtime.DeviceIO) uint64 { return io.WriteBytes }),
+		io("writes", "Cumulative count of writes completed.", func(io *runtime.DeviceIO) uint64 { return io.Writes }),
+		{
+			name: "container_blkio_device_usage_total", help: "Blkio Device bytes usage.", kind: counter, labels: []string{"device", "major", "minor", "operation"},
+			container: func(r *reading) []sample {
+				var out []sample
+				for i := range r.d.IO {
+					major, minor, _ := strings.Cut(r.d.IO[i].Device, ":")
+					name := deviceName(r.d.IO[i].Device)
+					out = append(out, sample{[]string{name, major, minor, "Read"}, r.d.IO[i].ReadBytes}, sample{[]string{name, major, minor, "Write"}, r.d.IO[i].WriteBytes})
+				}
+				return out
+			},
+		},
+	}
+}
+
+// deviceName is the path of a block device that the kernel calls MAJOR:MINOR; "" when it has gone.
+func deviceName(number string) string {
+	to, err := os.Readlink("/sys/dev/block/" + number)
+	if err != nil {
+		return ""
+	}
+	return "/dev/" + filepath.Base(to)
+}
+
+func processMetrics() []metric {
+	return []metric{
+		figure("last_seen", "Last time a container was seen by the exporter.", gauge, func(r *reading) uint64 { return uint64(max(0, r.st.Time.Unix())) }),
+		figure("start_time_seconds", "Start time of the container since unix epoch in seconds.", gauge, func(r *reading) uint64 { return uint64(max(0, r.c.StartedAt.Unix())) }),
+		figure("processes", "Number of processes running inside the container.", gauge, func(r *reading) uint64 { return r.d.Processes }),
+		figure("threads", "Number of threads running inside the container.", gauge, func(r *reading) uint64 { return r.d.Threads }),
+		figure("threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero.", gauge, func(r *reading) uint64 { return r.d.PidsLimit }),
+		figure("file_descriptors", "Number of open file descriptors for the container.", gauge, func(r *reading) uint64 { return r.d.OpenFiles }),
+		figure("sockets", "Number of open sockets for the container.", gauge, func(r *reading) uint64 { return r.d.Sockets }),
+		{
+			name: "container_ulimits_soft", help: "Soft ulimit values for the container root process. Unlimited if -1, except priority and nice.", kind: gauge, labels: []string{"ulimit"},
+			container: func(r *reading) []sample { return []sample{{[]string{"max_open_files"}, r.d.MaxOpenFiles}} },
+		},
+	}
+}
+
+func specMetrics() []metric {
+	asked := func(name, help string, f func(*runtime.Resources) int64) metric {
+		return figure("spec_"+name, help, gauge, func(r *reading) uint64 { return uint64(max(0, f(&r.c.Config.Resources))) })
+	}
+	return []metric{
+		asked("cpu_period", "CPU period of the container.", func(r *runtime.Resources) int64 { return int64(orElse(r.CPUPeriod, 100_000)) }),
+		asked("cpu_quota", "CPU quota of the container, 0 for none.", func(r *runtime.Resources) int64 { return r.CPUQuota }),
+		asked("cpu_shares", "CPU share of the container.", func(r *runtime.Resources) int64 { return int64(orElse(r.CPUShares, 1024)) }),
+		figure("spec_memory_limit_bytes", "Memory limit for the container, 0 for none.", gauge, func(r *reading) uint64 { return r.st.MemoryLimit }),
+		asked("memory_swap_limit_bytes", "Memory swap limit for the container.", func(r *runtime.Resources) int64 { return r.MemorySwap }),
+		asked("memory_reservation_limit_bytes", "Memory reservation limit for the container.", func(*runtime.Resources) int64 { return 0 }),
+	}
+}
+
+func orElse(v, standard uint64) uint64 {
+	if v == 0 {
+		return standard
+	}
+	return v
+}
+
+func networkFigures() []metric {
 	network := func(name, help string, f func(netDev) uint64) metric {
 		return metric{"container_network_" + name + "_total", help, counter, []string{"interface"}, nil, f}
 	}
 	return []metric{
-		{"container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", counter, []string{"cpu"}, func(_ *pod.Container, st *runtime.Stats) []sample {
-			return []sample{{[]string{"total"}, st.CPUNanos / 1e9}}
-		}, nil},
-		{"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.MemoryUsage }), nil},
-		{"container_memory_working_set_bytes", "Current working set in bytes.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.MemoryWorkingSet }), nil},
-		{"container_memory_rss", "Size of RSS in bytes.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.MemoryRSS }), nil},
-		{"container_memory_swap", "Container swap usage in bytes.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.SwapUsage }), nil},
-		{"container_memory_failures_total", "Cumulative count of memory allocation failures.", counter, []string{"failure_type", "scope"}, func(_ *pod.Container, st *runtime.Stats) []sample {
-			return []sample{{[]string{"pgfault", "container"}, st.PageFaults}, {[]string{"pgmajfault", "container"}, st.MajorPageFaults}}
-		}, nil},
-		{"container_spec_memory_limit_bytes", "Memory limit for the container, 0 for none.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.MemoryLimit }), nil},
-		{"container_processes", "Number of processes running inside the container.", gauge, nil, one(func(st *runtime.Stats) uint64 { return st.Pids }), nil},
-		{"container_start_time_seconds", "Start time of the container since unix epoch in seconds.", gauge, nil, func(c *pod.Container, _ *runtime.Stats) []sample {
-			return []sample{{value: uint64(max(0, c.StartedAt.Unix()))}}
-		}, nil},
 		network("receive_bytes", "Cumulative count of bytes received.", func(d netDev) uint64 { return d.rxBytes }),
 		network("receive_packets", "Cumulative count of packets received.", func(d netDev) uint64 { return d.rxPackets }),
 		network("receive_errors", "Cumulative count of errors encountered while receiving.", func(d netDev) uint64 { return d.rxErrors }),
@@ -90,7 +226,7 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *criv1.StreamPodSandboxMetric
 
 func (s *runtimeService) podMetrics(ctx context.Context) ([]*criv1.PodSandboxMetrics, error) {
 	containers := s.visibleContainers("", "", nil)
-	readings, err := s.readings(ctx, containers)
+	readings, err := s.readings(ctx, s.o.Pods.DetailedStats, containers)
 	if err != nil {
 		return nil, err
 	}
@@ -103,25 +239,31 @@ func (s *runtimeService) podMetrics(ctx context.Context) ([]*criv1.PodSandboxMet
 		pm := &criv1.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: networkMetrics(table, &p)}
 		for i := range containers {
 			c := &containers[i]
-			if st := readings[c.ID]; c.PodID == p.ID && st != nil {
-				pm.ContainerMetrics = append(pm.ContainerMetrics, &criv1.ContainerMetrics{ContainerId: c.ID, Metrics: containerMetrics(table, &p, c, st)})
+			st := readings[c.ID]
+			if c.PodID != p.ID || st == nil || st.Details == nil {
+				continue
 			}
+			disk, _ := s.usage.disk(ctx, c.ID)
+			r := &reading{c, st, st.Details, disk}
+			pm.ContainerMetrics = append(pm.ContainerMetrics, &criv1.ContainerMetrics{ContainerId: c.ID, Metrics: containerMetrics(table, &p, r)})
 		}
 		out = append(out, pm)
 	}
 	return out, nil
 }
 
-func containerMetrics(table []metric, p *pod.Pod, c *pod.Container, st *runtime.Stats) []*criv1.Metric {
+// containerMetrics have no timestamp: they are read now.
+func containerMetrics(table []metric, p *pod.Pod, r *reading) []*criv1.Metric {
+	c := r.c
 	base := []string{c.Config.Name, c.ID, imageSpec(c).Image, c.Config.Name, p.Config.Namespace, p.Config.Name}
 	var out []*criv1.Metric
 	for _, m := range table {
 		if m.container == nil {
 			continue
 		}
-		for _, v := range m.container(c, st) {
+		for _, v := range m.container(r) {
 			out = append(out, &criv1.Metric{
-				Name: m.name, MetricType: m.kind, Timestamp: st.Time.UnixNano(), LabelValues: append(base[:len(base):len(base)], v.labels...), Value: u64(v.value),
+				Name: m.name, MetricType: m.kind, LabelValues: append(base[:len(base):len(base)], v.labels...), Value: u64(v.value),
 			})
 		}
 	}

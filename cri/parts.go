@@ -34,6 +34,7 @@ type Pods interface {
 
 	Checkpoint(ctx context.Context, id, location string) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
+	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	WritableUsage(ctx context.Context, id string) (images.Usage, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
 	UpdatePod(ctx context.Context, id string, overhead, limits runtime.Resources) error

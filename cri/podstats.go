@@ -67,7 +67,7 @@ func (s *runtimeService) podStats(ctx context.Context, pods []pod.Pod) ([]*criv1
 			all = append(all, c)
 		}
 	}
-	readings, err := s.readings(ctx, all)
+	readings, err := s.readings(ctx, s.o.Pods.Stats, all)
 	if err != nil {
 		return nil, err
 	}

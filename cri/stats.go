@@ -52,7 +52,7 @@ func (s *runtimeService) listStats(ctx context.Context, f *criv1.ContainerStatsF
 
 // containerStats has one entry for each container, in their order. One that does not run has its disk usage alone.
 func (s *runtimeService) containerStats(ctx context.Context, all []pod.Container) ([]*criv1.ContainerStats, error) {
-	readings, err := s.readings(ctx, all)
+	readings, err := s.readings(ctx, s.o.Pods.Stats, all)
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +63,8 @@ func (s *runtimeService) containerStats(ctx context.Context, all []pod.Container
 	return out, nil
 }
 
-// readings are the cgroups of those containers that run, by id.
-func (s *runtimeService) readings(ctx context.Context, all []pod.Container) (map[string]*runtime.Stats, error) {
+// readings are the cgroups of those containers that run, by id, as read by Stats or DetailedStats.
+func (s *runtimeService) readings(ctx context.Context, read func(context.Context, ...string) ([]runtime.Stats, error), all []pod.Container) (map[string]*runtime.Stats, error) {
 	var ids []string
 	for i := range all {
 		if all[i].Status == runtime.Running {
@@ -74,9 +74,9 @@ func (s *runtimeService) readings(ctx context.Context, all []pod.Container) (map
 	if len(ids) == 0 {
 		return nil, nil // no id would mean all
 	}
-	got, err := s.o.Pods.Stats(ctx, ids...)
+	got, err := read(ctx, ids...)
 	if errors.Is(err, pod.ErrNotFound) || errors.Is(err, runtime.ErrNotFound) {
-		got, err = s.o.Pods.Stats(ctx) // one has ended since: take what there is
+		got, err = read(ctx) // one has ended since: take what there is
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read stats: %w", err)

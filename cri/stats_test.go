@@ -134,6 +134,14 @@ func TestMetrics(t *testing.T) {
 		}
 		seen[m.Name] = m.Value.Value
 	}
+	for name, want := range map[string]uint64{
+		"container_cpu_user_seconds_total": 2, "container_oom_events_total": 1, "container_threads": 7, "container_fs_usage_bytes": 4096,
+		"container_fs_reads_bytes_total": 4096, "container_spec_cpu_shares": 1024, "container_spec_cpu_period": 100_000,
+	} {
+		if seen[name] != want {
+			t.Errorf("%s is %d, want %d", name, seen[name], want)
+		}
+	}
 	if seen["container_cpu_usage_seconds_total"] != 3 || seen["container_memory_working_set_bytes"] != 700 || seen["container_start_time_seconds"] == 0 {
 		t.Errorf("values: %v", seen)
 	}

@@ -315,7 +315,8 @@ func (k *nodeAgent) checkFigures(web *corev1.Pod) {
 			return err
 		}
 		for _, name := range []string{
-			"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_memory_rss",
+			"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_memory_rss", "container_fs_usage_bytes", "container_cpu_user_seconds_total",
+			"container_memory_cache", "container_oom_events_total", "container_threads", "container_file_descriptors", "container_spec_cpu_shares", "container_last_seen",
 			"container_processes", "container_start_time_seconds", "container_spec_memory_limit_bytes", "container_network_receive_bytes_total",
 		} {
 			if !hasSample(raw, name, `namespace="default"`, `pod="`+web.Name+`"`) {

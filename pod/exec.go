@@ -132,6 +132,16 @@ func (m *Manager) Stats(ctx context.Context, ids ...string) ([]runtime.Stats, er
 	return st, keeperErr(err)
 }
 
+// DetailedStats is Stats with Details, for metrics.
+func (m *Manager) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
+	rt, err := m.runtime()
+	if err != nil {
+		return nil, err
+	}
+	st, err := rt.DetailedStats(ctx, ids...)
+	return st, keeperErr(err)
+}
+
 // WritableUsage is what a container wrote above its image.
 func (m *Manager) WritableUsage(ctx context.Context, id string) (images.Usage, error) {
 	c, err := m.Container(id)

@@ -316,6 +316,10 @@ func (k *fakeKeeper) Stats(_ context.Context, ids ...string) (out []runtime.Stat
 	return out, nil
 }
 
+func (k *fakeKeeper) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
+	return k.Stats(ctx, ids...)
+}
+
 func (k *fakeKeeper) Update(_ context.Context, id string, r runtime.Resources) error {
 	if err := k.call("Update"); err != nil {
 		return err

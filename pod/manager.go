@@ -39,6 +39,7 @@ type Runtime interface {
 	Resize(ctx context.Context, id, execID string, width, height uint16) error
 	Checkpoint(ctx context.Context, id, dir string, frozen func() error) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
+	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
 	LimitGroup(ctx context.Context, group string, r runtime.Resources) error
 	ReopenLog(ctx context.Context, id string) error

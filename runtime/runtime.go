@@ -163,6 +163,45 @@ type Stats struct {
 	PageFaults       uint64    `json:"pageFaults"`
 	MajorPageFaults  uint64    `json:"majorPageFaults"`
 	SwapUsage        uint64    `json:"swapUsage"`
+	Details          *Details  `json:"details,omitempty"` // only where they were asked for
 	Pids             uint64    `json:"pids"`
 	OOMKills         uint64    `json:"oomKills,omitempty"` // processes killed for want of memory
+}
+
+// Details are what only metrics show of a container: counters from its start on,
+// and what it has now. What the host does not count is 0.
+type Details struct {
+	CPUUserNanos        uint64 `json:"cpuUserNanos,omitempty"`
+	CPUSystemNanos      uint64 `json:"cpuSystemNanos,omitempty"`
+	CPUPeriods          uint64 `json:"cpuPeriods,omitempty"` // of its quota
+	CPUThrottledPeriods uint64 `json:"cpuThrottledPeriods,omitempty"`
+	CPUThrottledNanos   uint64 `json:"cpuThrottledNanos,omitempty"`
+
+	MemoryCache        uint64 `json:"memoryCache,omitempty"` // bytes, as all of these
+	MemoryMapped       uint64 `json:"memoryMapped,omitempty"`
+	MemoryActiveFile   uint64 `json:"memoryActiveFile,omitempty"`
+	MemoryInactiveFile uint64 `json:"memoryInactiveFile,omitempty"`
+	MemoryKernel       uint64 `json:"memoryKernel,omitempty"`
+	MemoryPeak         uint64 `json:"memoryPeak,omitempty"`
+	MemoryFailures     uint64 `json:"memoryFailures,omitempty"` // times that the limit was reached
+	MemoryHighEvents   uint64 `json:"memoryHighEvents,omitempty"`
+	OOMKills           uint64 `json:"oomKills,omitempty"`
+
+	Processes    uint64 `json:"processes,omitempty"`
+	Threads      uint64 `json:"threads,omitempty"`
+	PidsLimit    uint64 `json:"pidsLimit,omitempty"` // 0: none
+	OpenFiles    uint64 `json:"openFiles,omitempty"`
+	Sockets      uint64 `json:"sockets,omitempty"`
+	MaxOpenFiles uint64 `json:"maxOpenFiles,omitempty"` // the init's soft limit
+
+	IO []DeviceIO `json:"io,omitempty"`
+}
+
+// DeviceIO is what a container has done with one block device.
+type DeviceIO struct {
+	Device     string `json:"device"` // "MAJOR:MINOR"
+	ReadBytes  uint64 `json:"readBytes,omitempty"`
+	WriteBytes uint64 `json:"writeBytes,omitempty"`
+	Reads      uint64 `json:"reads,omitempty"`
+	Writes     uint64 `json:"writes,omitempty"`
 }

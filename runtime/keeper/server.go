@@ -160,7 +160,7 @@ func (k *Keeper) simple(method string, c *call) (any, error) {
 	case wire.ContainerSignal:
 		return nil, withOnly(c, func(s wire.Signal) error { return k.signalContainer(s.ID, syscall.Signal(s.Signal), s.All) })
 	case wire.ContainerStats:
-		return with(c, func(q wire.IDs) ([]runtime.Stats, error) { return k.stats(q.IDs) })
+		return with(c, func(q wire.IDs) ([]runtime.Stats, error) { return k.stats(q) })
 	case wire.ContainerUpdate:
 		return nil, withOnly(c, k.update)
 	case wire.GroupLimit:

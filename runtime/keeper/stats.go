@@ -12,14 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
+	"github.com/pausa-run/pausa/runtime/wire"
 )
 
 // stats reads the cgroups of the named containers, or of all that run.
-func (k *Keeper) stats(ids []string) ([]runtime.Stats, error) {
+func (k *Keeper) stats(q wire.IDs) ([]runtime.Stats, error) {
 	list := k.allContainers()
-	if len(ids) > 0 {
+	if len(q.IDs) > 0 {
 		list = list[:0]
-		for _, id := range ids {
+		for _, id := range q.IDs {
 			c, err := k.container(id)
 			if err != nil {
 				return nil, err
@@ -30,7 +31,11 @@ func (k *Keeper) stats(ids []string) ([]runtime.Stats, error) {
 	out := make([]runtime.Stats, 0, len(list))
 	for _, c := range list {
 		if c.snapshot().Status == runtime.Running {
-			out = append(out, c.stats())
+			s := c.stats()
+			if q.Details {
+				s.Details = c.details()
+			}
+			out = append(out, s)
 		}
 	}
 	return out, nil

@@ -351,6 +351,24 @@ func TestStats(t *testing.T) {
 	}
 }
 
+// Details have what the container did and has.
+func TestDetails(t *testing.T) {
+	h := newHost(t)
+	id := h.container(h.pod(), sh("sleep 1000 & exec 7</dev/null 8</dev/null; x=0; while [ $x -lt 100000 ]; do x=$((x+1)); done; echo up; while :; do sleep 1; done"), memory(64<<20))
+	h.start(id)
+	h.eventually("it is up", func() bool { return strings.Contains(h.output(id, "stdout"), "up") })
+	stats, err := h.client.DetailedStats(ctx(t), id)
+	if err != nil || len(stats) != 1 || stats[0].Details == nil {
+		t.Fatalf("%+v, %v", stats, err)
+	}
+	if d := stats[0].Details; d.CPUUserNanos == 0 || d.MemoryPeak == 0 || d.Processes < 2 || d.Threads < 2 || d.OpenFiles < 5 || d.MaxOpenFiles == 0 || d.Sockets != 0 || d.OOMKills != 0 {
+		t.Errorf("%+v", d)
+	}
+	if stats, err = h.client.Stats(ctx(t), id); err != nil || stats[0].Details != nil {
+		t.Errorf("details that nobody asked for: %+v, %v", stats, err)
+	}
+}
+
 func TestExitsStream(t *testing.T) {
 	h := newHost(t)
 	exits, err := h.client.Exits(ctx(t))

@@ -41,9 +41,10 @@ type ID struct {
 	ID string `json:"id"`
 }
 
-// IDs names several containers.
+// IDs names several containers, and says whether their stats shall have Details.
 type IDs struct {
-	IDs []string `json:"ids,omitempty"`
+	IDs     []string `json:"ids,omitempty"`
+	Details bool     `json:"details,omitempty"`
 }
 
 // Signal asks for a signal to a container.
