@@ -1,8 +1,10 @@
 package atomicfile
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -80,5 +82,51 @@ func TestJSON(t *testing.T) {
 func TestIsTemp(t *testing.T) {
 	if IsTemp("pod.json") || !IsTemp(".tmp-pod.json-123") {
 		t.Fatal("IsTemp is wrong about its own names")
+	}
+}
+
+func TestWriteAll(t *testing.T) {
+	dir := t.TempDir()
+	var files []File
+	for i := range 100 {
+		sub := filepath.Join(dir, "abc"[i%3:i%3+1])
+		if err := os.MkdirAll(sub, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, File{filepath.Join(sub, strconv.Itoa(i)), []byte(strconv.Itoa(i)), 0o600})
+	}
+	if done, err := WriteAllSync(files); done != len(files) || err != nil {
+		t.Fatalf("wrote %d of %d, %v", done, len(files), err)
+	}
+	for _, f := range files {
+		if got, err := os.ReadFile(f.Path); err != nil || !bytes.Equal(got, f.Data) {
+			t.Errorf("%s holds %q, %v", f.Path, got, err)
+		}
+	}
+}
+
+// One that cannot be written keeps all others from being changed; one whose place
+// is taken, those behind it.
+func TestWriteAllFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		bad  string
+		done int
+	}{"no folder": {"none/file", 0}, "a folder in the way": {"taken", 2}} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, "taken", "in"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		var files []File
+		for _, base := range []string{"a", "b", c.bad, "c"} {
+			files = append(files, File{filepath.Join(dir, base), []byte(base), 0o600})
+		}
+		done, err := WriteAllSync(files)
+		if done != c.done || err == nil || !strings.Contains(err.Error(), files[2].Path) {
+			t.Errorf("%s: wrote %d, %v; want %d and an error that names %s", name, done, err, c.done, files[2].Path)
+		}
+		left, err := os.ReadDir(dir)
+		if err != nil || len(left) != 1+c.done {
+			t.Errorf("%s: the folder holds %v, %v", name, left, err)
+		}
 	}
 }

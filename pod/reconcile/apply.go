@@ -344,19 +344,25 @@ func (e *Engine) store(plans []*plan) error {
 	order := slices.Clone(plans)
 	rank := manifest.Kinds()
 	slices.SortStableFunc(order, func(a, b *plan) int { return slices.Index(rank, a.Kind) - slices.Index(rank, b.Kind) })
+	order = slices.DeleteFunc(order, func(p *plan) bool { return p.Outcome == Unchanged })
+	if len(order) == 0 {
+		return nil
+	}
+	objects := make([]manifest.Object, len(order))
 	for i, p := range order {
-		if p.Outcome == Unchanged {
-			continue
-		}
 		p.object.Source = manifest.Source{}
-		if err := e.objects.put(p.object); err != nil {
-			p.Err = err
-			for _, later := range order[i:] {
-				later.Outcome = ""
-			}
-			return fmt.Errorf("what was stored before stays declared: %w", err)
-		}
+		objects[i] = p.object
+	}
+	done, err := e.objects.put(objects...)
+	for _, p := range order[:done] {
 		e.stored(p)
+	}
+	for _, p := range order[done:] {
+		p.Outcome = ""
+	}
+	if err != nil {
+		order[done].Err = err
+		return fmt.Errorf("%d of %d objects are declared: %w", done, len(order), err)
 	}
 	return nil
 }

@@ -280,7 +280,7 @@ func (e *Engine) createReplica(d *appsv1.Deployment) error {
 			break
 		}
 	}
-	if err := e.objects.put(o); err != nil {
+	if _, err := e.objects.put(o); err != nil {
 		return err
 	}
 	e.work.add(o.Ref())

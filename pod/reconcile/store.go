@@ -22,10 +22,12 @@ type store struct {
 	dir string // STATE/objects
 	log *slog.Logger
 
-	mu      sync.RWMutex // guards what follows, and the files while they are written
+	writing sync.Mutex // held by the one who changes files, and then what follows
+	version uint64     // highest resourceVersion given out
+
+	mu      sync.RWMutex // guards what follows; never held while the disk is waited for
 	objects map[manifest.Ref]manifest.Object
 	claims  map[manifest.Ref]bool // objects that may want ports of the host
-	version uint64                // highest resourceVersion given out
 	changed chan struct{}         // closed and replaced at each change
 }
 
@@ -170,39 +172,50 @@ func (s *store) list(kind, namespace string) []manifest.Object {
 	return out
 }
 
-// put stores an object, which the store owns from now on, and gives it its
-// resourceVersion. A nil error means that it survives a power cut.
-func (s *store) put(o manifest.Object) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.putLocked(o)
+// put stores objects, which the store owns from now on, and gives them their
+// resourceVersions. It returns how many were stored, the first ones; these survive
+// a power cut. Readers do not wait for the disk.
+func (s *store) put(list ...manifest.Object) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.write(list)
 }
 
-func (s *store) putLocked(o manifest.Object) error {
-	o.Meta().ResourceVersion = strconv.FormatUint(s.version+1, 10)
-	data, err := json.Marshal(o)
+// write is put; s.writing is held.
+func (s *store) write(list []manifest.Object) (int, error) {
+	files := make([]atomicfile.File, 0, len(list))
+	for i, o := range list {
+		o.Meta().ResourceVersion = strconv.FormatUint(s.version+1+uint64(i), 10)
+		data, err := json.Marshal(o)
+		if err != nil {
+			return 0, fmt.Errorf("store %s: %w", o.Ref(), err)
+		}
+		path := s.path(o.Ref())
+		if err := s.makeDir(filepath.Dir(path)); err != nil {
+			return 0, fmt.Errorf("store %s: %w", o.Ref(), err)
+		}
+		files = append(files, atomicfile.File{Path: path, Data: append(data, '\n'), Mode: 0o600})
+	}
+	done, err := atomicfile.WriteAllSync(files)
 	if err != nil {
-		return err
+		err = fmt.Errorf("store declared objects: %w", err)
 	}
-	path := s.path(o.Ref())
-	if err := s.makeDir(filepath.Dir(path)); err != nil {
-		return fmt.Errorf("store %s: %w", o.Ref(), err)
+	s.version += uint64(len(list)) // also the numbers of those that failed
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range list[:done] {
+		s.keep(o)
 	}
-	if err := atomicfile.WriteSync(path, append(data, '\n'), 0o600); err != nil {
-		return fmt.Errorf("store %s: %w", o.Ref(), err)
-	}
-	s.version++
-	s.keep(o)
 	s.tell()
-	return nil
+	return done, err
 }
 
 // update changes a copy of the stored object and stores it, unless change says
 // no. Nothing happens if the object is gone or has another uid by now.
 func (s *store) update(o manifest.Object, change func(manifest.Object) bool) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	cur, ok := s.objects[o.Ref()]
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	cur, ok := s.get(o.Ref())
 	if !ok || cur.Meta().UID != o.Meta().UID {
 		return nil
 	}
@@ -210,7 +223,8 @@ func (s *store) update(o manifest.Object, change func(manifest.Object) bool) err
 	if !change(c) {
 		return nil
 	}
-	return s.putLocked(c)
+	_, err := s.write([]manifest.Object{c})
+	return err
 }
 
 // makeDir is MkdirAll below the store that survives a power cut.
@@ -231,10 +245,10 @@ func (s *store) makeDir(dir string) error {
 
 // remove forgets an object, if it is still that one, and folders that are empty then.
 func (s *store) remove(o manifest.Object) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	ref := o.Ref()
-	if cur, ok := s.objects[ref]; !ok || cur.Meta().UID != o.Meta().UID {
+	if cur, ok := s.get(ref); !ok || cur.Meta().UID != o.Meta().UID {
 		return nil
 	}
 	path := s.path(ref)
@@ -244,11 +258,13 @@ func (s *store) remove(o manifest.Object) error {
 	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("remove %s: %w", ref, err)
 	}
-	delete(s.objects, ref)
-	delete(s.claims, ref)
 	for dir := filepath.Dir(path); dir != s.dir && os.Remove(dir) == nil; {
 		dir = filepath.Dir(dir)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.objects, ref)
+	delete(s.claims, ref)
 	s.tell()
 	return nil
 }
