@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -69,6 +71,42 @@ func TestImportThatDoesNotFit(t *testing.T) {
 			}
 			nothingKept(t, s)
 			load(t, s, image.Spec{Name: "localhost/b:1", Layers: []image.Layer{{image.Text("a", "b")}}})
+		})
+	}
+}
+
+// A pull that does not fit says what it needs, before it fetches what cannot be
+// kept, and in the middle when only the files do not fit. It leaves no part of an image.
+func TestPullThatDoesNotFit(t *testing.T) {
+	ctx := context.Background()
+	sparse := image.File{Path: "zeros", Data: make([]byte, 14<<20)} // small as a blob
+	for name, c := range map[string]struct {
+		layers  []image.Layer
+		fetched bool
+	}{
+		"blobs": {[]image.Layer{image.Filler(1, 1<<20), image.Filler(2, 14<<20)}, false},
+		"files": {[]image.Layer{image.Filler(1, 1<<20), {sparse}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegistry(t)
+			ref := r.push(t, "large", image.Spec{Layers: c.layers})
+			s := openOn(t, onDisk(t, "size=12m"))
+			small := load(t, s, small("localhost/a:1"))
+			_, err := s.Pull(ctx, ref, PullOptions{})
+			if !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("no space: %v", err)
+			}
+			if n := strings.Count(fmt.Sprint(err), "free some space"); n != 1 {
+				t.Errorf("the cure is told %d times: %v", n, err)
+			}
+			wantError(t, err, s.opts.Root, "the image needs more than", "are free")
+			if got := len(r.gets) > 0; got != c.fetched {
+				t.Errorf("these blobs were asked for: %v; want some: %t", r.gets, c.fetched)
+			}
+			if list, _ := s.List(ctx); len(list) != 1 || list[0].ID != small.ID {
+				t.Errorf("list %+v", list)
+			}
+			load(t, s, image.Spec{Name: "localhost/b:1", Layers: []image.Layer{image.Filler(3, 4<<20)}})
 		})
 	}
 }

@@ -2,9 +2,14 @@ package images
 
 import (
 	"archive/tar"
+	"context"
+	"errors"
 	"fmt"
+	"math"
 	"syscall"
 
+	cimages "github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
@@ -32,15 +37,62 @@ func (l *limits) check(h *tar.Header) error {
 	if h.Size < mayNotFit {
 		return nil
 	}
+	free, err := freeBytes(l.root)
+	if err == nil && h.Size > free {
+		err = fmt.Errorf("file %q of the layer has %d bytes, and %d are free: %w", short(h.Name), h.Size, free, syscall.ENOSPC)
+	}
+	return err
+}
+
+// freeBytes is what can still be written below dir.
+func freeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(l.root, &st); err != nil {
-		return fmt.Errorf("measure the disk of %s: %w", l.root, err)
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("measure the disk of %s: %w", dir, err)
 	}
-	free := st.Bavail * uint64(st.Bsize)
-	if uint64(h.Size) > free && st.Blocks > 0 {
-		return fmt.Errorf("file %q of the layer has %d bytes, and %d are free: %w", short(h.Name), h.Size, free, syscall.ENOSPC)
+	if st.Blocks == 0 { // a file system that does not count
+		return math.MaxInt64, nil
 	}
-	return nil
+	return int64(min(st.Bavail*uint64(st.Bsize), math.MaxInt64)), nil
+}
+
+// roomFor asks the disk before the blobs of a manifest are fetched, not when it is full of them.
+func (s *Store) roomFor(t *taking, children cimages.HandlerFunc) cimages.HandlerFunc {
+	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		all, err := children(ctx, d)
+		if err != nil || !cimages.IsManifestType(d.MediaType) {
+			return all, err
+		}
+		var size, missing int64
+		for _, c := range all {
+			size += c.Size
+			if _, err := s.content.Info(ctx, c.Digest); errdefs.IsNotFound(err) {
+				missing += c.Size
+			}
+		}
+		t.mu.Lock()
+		t.size += size
+		t.mu.Unlock()
+		free, err := freeBytes(s.opts.Root)
+		if err == nil && missing > free {
+			err = fmt.Errorf("%d bytes are to be fetched: %w", missing, syscall.ENOSPC)
+		}
+		return all, err
+	}
+}
+
+// tooLarge adds to an error for want of space how much the image needs.
+func (s *Store) tooLarge(err error, t *taking) error {
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	free, measured := freeBytes(s.opts.Root)
+	if measured != nil {
+		return errors.Join(err, measured)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return fmt.Errorf("%w (the image needs more than %d bytes: so many has it packed; %d are free)", err, t.size, free)
 }
 
 // checkSize refuses a size that no blob has; 0 would stand for any.

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	cimages "github.com/containerd/containerd/v2/core/images"
@@ -252,11 +254,15 @@ func (s *Store) pullLease(ctx context.Context, full string) (context.Context, fu
 		all, err := s.leases.List(ctx)
 		for _, l := range all {
 			if _, busy := s.pulling.Load(l.ID); !busy && l.Labels[labelPurpose] == purpose {
-				err = errors.Join(err, s.leases.Delete(ctx, l))
+				err = errors.Join(err, s.evenIfFull(func() error { return s.leases.Delete(ctx, l) }))
 			}
 		}
 		if err != nil {
 			s.log.Warn("leases of a pull cannot be removed; they expire", "image", full, "err", err)
+		}
+		if errors.Is(failed, syscall.ENOSPC) {
+			s.garbage() // who is told that the disk is full finds it as it was
+			return
 		}
 		s.collectSoon()
 	}, nil
@@ -275,6 +281,10 @@ func statusOf(err error) int {
 func passing(err error) bool {
 	if status := statusOf(err); status != 0 {
 		return status == http.StatusTooManyRequests || status >= 500
+	}
+	var file *fs.PathError
+	if errors.As(err, &file) || errors.Is(err, syscall.ENOSPC) {
+		return false // the disk; every errno is a net.Error by its methods
 	}
 	var network net.Error
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errStalled)

@@ -42,6 +42,7 @@ type taking struct {
 	mu    sync.Mutex
 	depth map[digest.Digest]int
 	read  map[digest.Digest]bool
+	size  int64 // bytes of the blobs of all manifests that were read
 }
 
 // take fetches what is under t.target and unpacks each layer as soon as it is
@@ -59,7 +60,7 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 	if t.fetch != nil {
 		chain = append(chain, t.fetch)
 	}
-	chain = append(chain, t.present(s.content), children)
+	chain = append(chain, t.present(s.content), s.roomFor(t, children))
 	unpacked, err := s.unpacking()
 	if err != nil {
 		return s.explain(err)
@@ -86,7 +87,7 @@ func (s *Store) take(ctx context.Context, t *taking) error {
 		if errors.Is(err, syscall.ENOSPC) {
 			s.full.Store(true)
 		}
-		return s.explain(err)
+		return s.explain(s.tooLarge(err, t))
 	}
 	return s.usable(ctx, t)
 }
@@ -225,13 +226,26 @@ func anyMatch(m platforms.Matcher, list []ocispec.Platform) bool {
 	return false
 }
 
-// explain adds the cure to errors that have one.
+// explain adds the cure, once, to errors that have one.
 func (s *Store) explain(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w: free some space on the file system of %s, or remove images", err, s.opts.Root)
+	var told *fullError
+	if errors.As(err, &told) || !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		return err
 	}
-	return err
+	return &fullError{err, s.opts.Root}
 }
+
+// fullError is a want of space with its cure.
+type fullError struct {
+	err  error
+	root string
+}
+
+func (e *fullError) Error() string {
+	return fmt.Sprintf("%v: free some space on the file system of %s, or remove images", e.err, e.root)
+}
+
+func (e *fullError) Unwrap() error { return e.err }
 
 // maxUnpacks is how many layers are unpacked at once: enough for the CPUs, and
 // for a small host's memory.
