@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
@@ -71,6 +72,7 @@ func (c *container) checkpoint(dir string) (resume func() error, err error) {
 		return resume, fmt.Errorf("it runs under a runtime handler, only the built-in runtime makes checkpoints: %w", runtime.ErrState)
 	}
 	lc := made.lc
+	waitForProgram(pid)
 	if err := c.writeCriuConfig(pid); err != nil {
 		return resume, err
 	}
@@ -86,6 +88,18 @@ func (c *container) checkpoint(dir string) (resume func() error, err error) {
 		return resume, fmt.Errorf("%w: %s", err, criuComplaint(filepath.Join(dir, "dump.log")))
 	}
 	return resume, nil
+}
+
+// waitForProgram returns when the process of a container that was just started has
+// become its program: until then it is libcontainer's, a file that CRIU cannot
+// find. One that has such a name of its own costs the whole time.
+func waitForProgram(pid int) {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil || !bytes.HasPrefix(name, []byte("runc:[")) {
+			return
+		}
+	}
 }
 
 // writeCriuConfig tells CRIU of the container's streams: they are FIFOs outside of

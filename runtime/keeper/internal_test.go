@@ -4,8 +4,11 @@ package keeper
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -112,5 +115,28 @@ func TestPeekLeavesWhatItReads(t *testing.T) {
 		if n, err := pool.peek(fifo[0], buf); err != nil || string(buf[:n]) != "content" {
 			t.Errorf("peek: %q, %v", buf[:n], err)
 		}
+	}
+}
+
+// A process that was just released is libcontainer's for a moment, and must become its program first.
+func TestWaitForProgram(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "printf 'runc:[2:INIT]' > /proc/$$/comm; echo ready; sleep 0.1; exec sleep 1000")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	if _, err := io.ReadFull(out, make([]byte, len("ready"))); err != nil {
+		t.Fatal(err)
+	}
+	waitForProgram(cmd.Process.Pid)
+	if name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", cmd.Process.Pid)); err != nil || string(name) != "sleep\n" {
+		t.Errorf("the process is %q, %v", name, err)
 	}
 }
