@@ -325,6 +325,18 @@ func (f *fakePods) end(t *testing.T, name string, code int) {
 	t.Fatalf("no container %s runs", name)
 }
 
+// running is the container of a name that runs, besides those kept that have ended.
+func (f *fakePods) running(t *testing.T, name string) pod.Container {
+	t.Helper()
+	for _, c := range f.Containers() {
+		if c.Config.Name == name && c.Status == runtime.Running {
+			return c
+		}
+	}
+	t.Fatalf("no container %s runs", name)
+	return pod.Container{}
+}
+
 func (f *fakePods) count(name string, status runtime.Status) (n int) {
 	for _, c := range f.Containers() {
 		if c.Config.Name == name && c.Status == status {

@@ -178,7 +178,7 @@ func TestApplyResizes(t *testing.T) {
 		if diff := cmp.Diff(step.calls, w.pods.history()[calls:]); diff != "" {
 			t.Errorf("%s: %s", step.limits, diff)
 		}
-		got := w.pods.Containers()[0].Config.Resources
+		got := w.pods.running(t, "c").Config.Resources
 		step.want.PidsLimit, step.want.OOMScoreAdj = got.PidsLimit, got.OOMScoreAdj
 		if diff := cmp.Diff(step.want, got); diff != "" {
 			t.Errorf("%s: %s", step.limits, diff)
