@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -80,13 +81,17 @@ func newWorld(t testing.TB) *world {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("needs the ip program to build a network")
 	}
+	// A client's port that an earlier test used must not lead where it led then.
+	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		t.Fatal(err)
+	}
 	run(t, `ip link set lo up
 echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
 # A forwarded pod-to-pod packet causes a redirect, which uses up the rate of ICMP errors.
 echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects; echo 0 >/proc/sys/net/ipv4/conf/default/send_redirects
 echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
 for f in iptables ip6tables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$f; done 2>/dev/null || true
-ip link add br0 type bridge; ip link set br0 up
+ip link add br0 type bridge; `+askSoon("br0")+`ip link set br0 up
 ip addr add 10.1.0.1/24 dev br0; ip -6 addr add fd01::1/64 dev br0 nodad`)
 	w := &world{host: &place{t: t, ns: netns.None(), addr: map[int]string{4: "192.168.0.1", 6: "fd00::1"}}}
 	for i := range podCount {
@@ -104,6 +109,7 @@ ip route add default via 192.168.0.1; ip -6 route add default via fd00::1`)
 	run(t, `ip addr add 192.168.0.1/24 dev other; ip -6 addr add fd00::1/64 dev other nodad; ip link set other up
 ip route add 192.0.2.0/24 via 192.168.0.2; ip -6 route add 2001:db8::/32 via fd00::2`)
 	awaitLocal(t, "fd01::1", "fd00::1")
+	w.awaitNeighbours()
 	t.Cleanup(func() { run(t, `ip link del br0; nft flush ruleset`) })
 	return w
 }
@@ -121,6 +127,42 @@ func awaitLocal(t testing.TB, addrs ...string) {
 			}
 		}
 	}
+}
+
+// askSoon is a command: a neighbour that was asked before it was ready is asked again soon.
+func askSoon(dev string) string {
+	return "for f in ipv4 ipv6; do echo 50 >/proc/sys/net/$f/neigh/" + dev + "/retrans_time_ms; done\n"
+}
+
+// awaitNeighbours returns when the host reaches every place and is reached by it.
+func (w *world) awaitNeighbours() {
+	for _, p := range append(slices.Clone(w.pods), w.other) {
+		for _, family := range []int{4, 6} {
+			w.host.awaitRefusal(p.addr[family])
+			p.awaitRefusal(map[int]string{4: "192.168.0.1", 6: "fd00::1"}[family])
+		}
+	}
+}
+
+// awaitRefusal connects to a port that nobody serves until there is an answer.
+func (p *place) awaitRefusal(addr string) {
+	p.t.Helper()
+	p.in(func() {
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, "9"), 200*time.Millisecond)
+			switch {
+			case err == nil:
+				_ = c.Close()
+				p.t.Errorf("somebody serves port 9 of %s", addr)
+				return
+			case errors.Is(err, unix.ECONNREFUSED):
+				return
+			case time.Now().After(deadline):
+				p.t.Errorf("%s is never reached: %v", addr, err)
+				return
+			}
+		}
+	})
 }
 
 // newPlace makes a namespace with eth0, whose other end is dev on the host.
@@ -155,7 +197,7 @@ func (p *place) configure(script string) {
 	p.t.Helper()
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns))
 	file := filepath.Join(p.t.TempDir(), "script")
-	if err := os.WriteFile(file, []byte("ip link set lo up; ip link set eth0 up\n"+script), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(askSoon("eth0")+"ip link set lo up; ip link set eth0 up\n"+script), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
 	run(p.t, `nsenter --net=`+path+` sh -e `+file)

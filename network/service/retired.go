@@ -13,38 +13,54 @@ import (
 // Chains that nothing leads to any more are deleted a little later, never with the
 // elements that led to them: a packet that has just read such an element would find
 // the chain empty, pass untranslated, and its connection would stay so. One in some
-// thousand connects timed out while endpoints came and went.
+// thousand connects timed out while endpoints came and went. The same holds for the
+// elements that say which connections are masqueraded, since that is looked up last:
+// a pod that got itself as the endpoint would wait for an answer from itself.
 
 // restFor is more than any packet needs for its way through the rules.
 const restFor = time.Second
 
-// retiree is a chain, with its set if it has one, that is not used any more.
+// retiree is a chain, with its set if it has one, or an element that is not used any more.
 type retiree struct {
 	rank  int // what leads to others comes first
 	chain string
 	set   *nft.Set
+	key   nft.Value // of the element that goes, not the whole set
 }
+
+func elementName(set nft.Set, e nft.Element) string { return set.Name + " " + string(e.Key) }
 
 // retired are those of one change by name.
 func (c *change) retired() map[string]retiree {
 	out := map[string]retiree{}
 	for _, g := range c.oldGuards {
-		out[g.name()] = retiree{0, g.name(), nil}
+		out[g.name()] = retiree{rank: 0, chain: g.name()}
 	}
 	for _, name := range c.oldStickies {
-		out[name] = retiree{1, name, nil}
+		out[name] = retiree{rank: 1, chain: name}
 	}
 	for _, cl := range c.oldClients {
 		set := cl.set()
-		out[cl.name()] = retiree{2, cl.name(), &set}
+		out[cl.name()] = retiree{rank: 2, chain: cl.name(), set: &set}
 	}
 	for _, b := range c.oldChains {
-		out[b.name()] = retiree{3, b.name(), nil}
+		out[b.name()] = retiree{rank: 3, chain: b.name()}
+	}
+	for _, set := range lateSets() {
+		for _, e := range c.late[set.Name] {
+			out[elementName(set, e)] = retiree{rank: 4, set: &set, key: e.Key}
+		}
 	}
 	return out
 }
 
-// made are the names of the chains of a change.
+// lateSets are those that are looked up when a packet has its endpoint.
+func lateSets() []nft.Set {
+	f := families()
+	return []nft.Set{f[0].hairpin, f[1].hairpin, f[0].remotes, f[1].remotes}
+}
+
+// made are the names of what is in use with a change.
 func (c *change) made() []string {
 	var out []string
 	for _, g := range c.newGuards {
@@ -59,10 +75,15 @@ func (c *change) made() []string {
 	for _, b := range c.newChains {
 		out = append(out, b.name())
 	}
+	for _, set := range lateSets() {
+		for _, e := range c.add[set.Name] {
+			out = append(out, elementName(set, e))
+		}
+	}
 	return out
 }
 
-// rest are the chains that wait for their deletion: those of the last second or
+// rest are the chains and elements that wait for their deletion: those of the last second or
 // so, and the ones before, which are ripe.
 type rest struct {
 	fresh, ripe map[string]retiree
@@ -77,13 +98,13 @@ func leftOver(chains, sets []string) rest {
 	for _, name := range chains {
 		for rank, is := range []string{prefixFrom, prefixSticky, prefixClient, prefix + "lb", prefix + "node"} {
 			if strings.HasPrefix(name, is) {
-				r.fresh[name] = retiree{min(rank, 3), name, nil}
+				r.fresh[name] = retiree{rank: min(rank, 3), chain: name}
 			}
 		}
 	}
 	for _, name := range sets {
 		if strings.HasPrefix(name, prefixClient) {
-			r.fresh[name] = retiree{2, r.fresh[name].chain, &nft.Set{Name: name}}
+			r.fresh[name] = retiree{rank: 2, chain: r.fresh[name].chain, set: &nft.Set{Name: name}}
 		}
 	}
 	return r
@@ -107,7 +128,10 @@ func (r *rest) due(now time.Time) *nft.Tx {
 		if x.chain != "" {
 			tx.DeleteChain(x.chain)
 		}
-		if x.set != nil {
+		switch {
+		case x.key != nil:
+			tx.DeleteElements(*x.set, nft.Element{Key: x.key})
+		case x.set != nil:
 			tx.DeleteSet(*x.set)
 		}
 	}

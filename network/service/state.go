@@ -90,6 +90,8 @@ func (c counted[K]) settle(added, removed func(K)) {
 // change is the difference between two states.
 type change struct {
 	del, add map[string][]nft.Element // by name of the set
+	// late goes some time after: what a packet under way looks up once it has its endpoint.
+	late map[string][]nft.Element
 	// newChains must exist before elements lead there, oldChains go some time after.
 	newChains, oldChains []balancer
 	newGuards, oldGuards []guard
@@ -104,11 +106,14 @@ type change struct {
 }
 
 func newChange() *change {
-	return &change{del: map[string][]nft.Element{}, add: map[string][]nft.Element{}, newStickies: map[string][]client{}}
+	return &change{
+		del: map[string][]nft.Element{}, add: map[string][]nft.Element{}, late: map[string][]nft.Element{},
+		newStickies: map[string][]client{},
+	}
 }
 
 func (c *change) empty() bool {
-	return len(c.del)+len(c.add)+len(c.newChains)+len(c.oldChains)+len(c.newGuards)+len(c.oldGuards)+
+	return len(c.del)+len(c.add)+len(c.late)+len(c.newChains)+len(c.oldChains)+len(c.newGuards)+len(c.oldGuards)+
 		len(c.newClients)+len(c.oldClients)+len(c.newStickies)+len(c.oldStickies) == 0
 }
 
@@ -409,8 +414,8 @@ func (s *state) settle(c *change) {
 		}
 	}
 	s.clusterIPs.settle(into(c.add, one), into(c.del, one))
-	s.hairpin.settle(into(c.add, pair), into(c.del, pair))
-	s.remotes.settle(into(c.add, remote), into(c.del, remote))
+	s.hairpin.settle(into(c.add, pair), into(c.late, pair))
+	s.remotes.settle(into(c.add, remote), into(c.late, remote))
 	s.guards.settle(
 		func(g guard) { c.newGuards = append(c.newGuards, g) },
 		func(g guard) { c.oldGuards = append(c.oldGuards, g) })
@@ -444,8 +449,8 @@ func (c *change) chains(tx *nft.Tx) *nft.Tx {
 	return tx
 }
 
-// tx is the change of elements as a transaction. Chains that they leave are deleted
-// later.
+// tx is the change of elements as a transaction. Chains that they leave, and late
+// elements, are deleted later.
 func (c *change) tx() *nft.Tx {
 	tx := nft.NewTx()
 	for _, f := range families() {

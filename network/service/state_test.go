@@ -175,6 +175,39 @@ func TestChainsOutliveTheirElements(t *testing.T) {
 	}
 }
 
+// A packet that has its endpoint looks up last whether it is masqueraded.
+func TestMasqueradingOutlivesTheEndpoint(t *testing.T) {
+	tab, fake, _ := newFakeTable(t, Options{})
+	s := setsOf(nft.IPv4)
+	check := func(when string, want bool) {
+		t.Helper()
+		gone := nft.Value(nil).Addr(netip.MustParseAddr("10.1.0.2"))
+		for name, of := range map[string]struct {
+			set nft.Set
+			key nft.Value
+		}{"hairpin": {s.hairpin, slices.Concat(gone, gone)}, "remotes": {s.remotes, gone}} {
+			elems, err := fake.Elements(of.set)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if has := slices.ContainsFunc(elems, func(e nft.Element) bool { return slices.Equal(e.Key, of.key) }); has != want {
+				t.Errorf("%s: the element of %s is there: %v, want %v", when, name, has, want)
+			}
+		}
+	}
+	two, one := web("10.1.0.1:80", "10.1.0.2:80"), web("10.1.0.1:80")
+	two.Remote = addrs("10.1.0.2")
+	mustSync(t, tab, two)
+	mustSync(t, tab, one)
+	check("with the change", true)
+	mustSync(t, tab, two)
+	tidied(t, tab)
+	check("used again", true)
+	mustSync(t, tab, one)
+	tidied(t, tab)
+	check("later", false)
+}
+
 // goneOf names the Services that are in before and not in now.
 func goneOf(before, now []Service) []ID {
 	var out []ID

@@ -20,7 +20,7 @@ func stickyService(w *world, pods ...int) Service {
 // which asks until it is sure that the client gets one pod, and names it.
 func which(t *testing.T, from *place, network, to string) string {
 	t.Helper()
-	first := ""
+	first, answer := "", ""
 	for range 12 {
 		got, err := from.ask(network, to)
 		if err != nil {
@@ -28,10 +28,10 @@ func which(t *testing.T, from *place, network, to string) string {
 		}
 		pod, _, _ := strings.Cut(got, " ")
 		if first == "" {
-			first = pod
+			first, answer = pod, got
 		}
 		if pod != first {
-			t.Fatalf("%s %s: got %s, then %s", network, to, first, pod)
+			t.Fatalf("%s %s from %s: got %q, then %q", network, to, from.addr[4], answer, got)
 		}
 	}
 	return first
