@@ -184,11 +184,28 @@ func (s *streamer) PortForward(ctx context.Context, podID string, port int32, st
 	defer done()
 	stop := context.AfterFunc(ctx, func() { _ = stream.Close() })
 	defer stop()
-	err := s.pods.PortForward(ctx, podID, uint16(port), stream)
+	err := s.pods.PortForward(ctx, podID, uint16(port), resettable{stream})
 	if ctx.Err() != nil {
-		return fmt.Errorf("pod %s has stopped, or its client gone: %w", podID, ctx.Err()) // an error resets the client's end as well
+		err = fmt.Errorf("pod %s has stopped, or its client gone: %w", podID, ctx.Err())
+	}
+	if err != nil {
+		// The caller resets the client's end. A stream that is reset before it was
+		// accepted never existed for the client, which then does not read the error:
+		// an empty write returns after the acceptance.
+		_, _ = stream.Write(nil)
 	}
 	return err
+}
+
+// resettable refuses what is written after the client has reset its stream, so
+// that the connection in the pod ends; the stream alone would drop it for ever.
+type resettable struct{ io.ReadWriteCloser }
+
+func (r resettable) Write(b []byte) (int, error) {
+	if s, ok := r.ReadWriteCloser.(interface{ IsFinished() bool }); ok && s.IsFinished() {
+		return 0, io.ErrClosedPipe
+	}
+	return r.ReadWriteCloser.Write(b)
 }
 
 func (s *streamer) track(ctx context.Context, podID string) (context.Context, func()) {

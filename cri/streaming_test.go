@@ -278,6 +278,47 @@ func TestPortForward(t *testing.T) {
 	}
 }
 
+// A client that resets one connection of a forward ends that one in the pod, and no other.
+func TestPortForwardReset(t *testing.T) {
+	d := newDaemon(t)
+	podID := d.run(t, "web")
+	ended := make(chan error, 1)
+	d.pods.forward = func(_ context.Context, s io.ReadWriteCloser) error {
+		first := make([]byte, 4)
+		if _, err := io.ReadFull(s, first); err != nil || string(first) == "echo" {
+			_, err = io.Copy(s, s)
+			return err
+		}
+		for { // a server that talks for ever
+			if _, err := s.Write([]byte("more\n")); err != nil {
+				ended <- err
+				return err
+			}
+		}
+	}
+	r, err := d.rt.PortForward(t.Context(), &criv1.PortForwardRequest{PodSandboxId: podID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := spdyDial(t, r.Url, "portforward.k8s.io")
+	other, _ := duplex(t, conn, "1")
+	_, _ = other.Write([]byte("echo"))
+	data, _ := duplex(t, conn, "2")
+	_, _ = data.Write([]byte("talk"))
+	if _, err := io.ReadFull(data, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	_ = data.Reset()
+	if err := <-ended; !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("the pod's side ended with %v", err)
+	}
+	_, _ = other.Write([]byte("ping"))
+	_ = other.Close()
+	if got := readAll(t, other); got != "ping" {
+		t.Errorf("the other connection: %q", got)
+	}
+}
+
 func TestPodRemovalEndsForwards(t *testing.T) {
 	d := newDaemon(t)
 	podID := d.run(t, "web")
