@@ -76,6 +76,9 @@ bin/tools/critest: integration/critest/go.mod integration/critest/go.sum
 bin/tools/cnitool: integration/critest/go.mod integration/critest/go.sum
 	cd integration/critest && CGO_ENABLED=0 $(GO) build -o ../../$@ github.com/containernetworking/cni/cnitool
 
+bin/tools/crictl: integration/critest/go.mod integration/critest/go.sum
+	cd integration/critest && CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o ../../$@ sigs.k8s.io/cri-tools/cmd/crictl
+
 bin/tools/cni: integration/nettools/go.mod integration/nettools/go.sum
 	mkdir -p $@
 	cd integration/nettools && CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o ../../$@/ tool

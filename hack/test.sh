@@ -67,6 +67,6 @@ step "unit tests" unit
 step fuzz fuzz
 step critest critest
 step VM vm
-step "integration tools" make -s bin/tools/cnitool bin/tools/cni bin/tools/kubelet
+step "integration tools" make -s bin/tools/cnitool bin/tools/crictl bin/tools/cni bin/tools/kubelet
 printf '\n== integration tests\n'
 go test -tags integration -count=1 -timeout 30m ./integration/...

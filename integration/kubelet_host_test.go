@@ -73,7 +73,7 @@ func newAgent(t *testing.T, name string, gates map[string]bool) *nodeAgent {
 // of the machine itself, it finds changed already: files are mounted over it.
 func (k *nodeAgent) furnish() {
 	k.t.Helper()
-	for _, dir := range []string{"", "manifests", "pods", "proc"} {
+	for _, dir := range []string{"", "manifests", "pods", "proc", "whole"} {
 		if err := os.Mkdir(filepath.Join(k.dir, dir), 0o755); err != nil {
 			k.t.Fatal(err)
 		}
@@ -100,6 +100,8 @@ func (k *nodeAgent) furnish() {
 		}
 		fmt.Fprintf(&script, "mount --bind %s %s\n", file, path)
 	}
+	// The kernel mounts /proc in a user namespace only where one is to be seen without anything over its files.
+	fmt.Fprintf(&script, "mount -t proc proc %s\n", filepath.Join(k.dir, "whole"))
 	script.WriteString(`
 mount -t tmpfs log /var/log
 mount -t tmpfs lib /var/lib
