@@ -200,6 +200,7 @@ func TestOnlyHairpinIsMasqueraded(t *testing.T) {
 		}
 	}
 	mustSync(t, tab)
+	tidied(t, tab)
 	p := packet(tcp, "10.1.0.11:4000", "10.1.0.11:8080")
 	p.CtStatus = nft.CtDNAT
 	if got := walk(t, fake, nft.Postrouting, p).String(); got != "accept" {
