@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -125,11 +126,10 @@ func (f *fakePods) Pod(id string) (pod.Pod, error) {
 func (f *fakePods) Pods() []pod.Pod {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []pod.Pod
-	for _, p := range f.pods {
-		out = append(out, *p)
+	out := make([]pod.Pod, 0, len(f.pods))
+	for _, id := range slices.Sorted(maps.Keys(f.pods)) {
+		out = append(out, *f.pods[id])
 	}
-	slices.SortFunc(out, func(a, b pod.Pod) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
@@ -211,11 +211,10 @@ func (f *fakePods) Container(id string) (pod.Container, error) {
 func (f *fakePods) Containers() []pod.Container {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var out []pod.Container
-	for _, c := range f.containers {
-		out = append(out, *c)
+	out := make([]pod.Container, 0, len(f.containers))
+	for _, id := range slices.Sorted(maps.Keys(f.containers)) {
+		out = append(out, *f.containers[id])
 	}
-	slices.SortFunc(out, func(a, b pod.Container) int { return strings.Compare(a.ID, b.ID) })
 	return out
 }
 
@@ -346,7 +345,7 @@ func (f *fakePods) ReopenLog(_ context.Context, id string) error {
 }
 
 func (f *fakePods) Subscribe() (<-chan pod.Event, func()) {
-	ch := make(chan pod.Event, 64)
+	ch := make(chan pod.Event, 4096)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.subs[ch] = true

@@ -32,7 +32,7 @@ type daemon struct {
 	stop    func() error
 }
 
-func newDaemon(t *testing.T, change ...func(*Options)) *daemon {
+func newDaemon(t testing.TB, change ...func(*Options)) *daemon {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cri") // t.TempDir is too long for a socket
 	if err != nil {

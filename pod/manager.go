@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -179,14 +180,15 @@ func (m *Manager) runtime() (Runtime, error) {
 // Pods returns every pod, oldest first.
 func (m *Manager) Pods() []Pod {
 	m.mu.RLock()
-	out := make([]Pod, 0, len(m.pods))
-	for _, p := range m.pods {
+	defer m.mu.RUnlock()
+	// The views are large: what is sorted is where they come from.
+	all := slices.SortedFunc(maps.Values(m.pods), func(a, b *sandbox) int {
+		return cmp.Or(a.rec.CreatedAt.Compare(b.rec.CreatedAt), cmp.Compare(a.rec.ID, b.rec.ID))
+	})
+	out := make([]Pod, 0, len(all))
+	for _, p := range all {
 		out = append(out, p.view())
 	}
-	m.mu.RUnlock()
-	slices.SortFunc(out, func(a, b Pod) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
 	return out
 }
 
@@ -204,16 +206,16 @@ func (m *Manager) Pod(id string) (Pod, error) {
 // Containers returns every container, oldest first.
 func (m *Manager) Containers() []Container {
 	m.mu.RLock()
-	out := make([]Container, 0, len(m.ctrs))
-	for _, c := range m.ctrs {
+	defer m.mu.RUnlock()
+	all := slices.SortedFunc(maps.Values(m.ctrs), func(a, b *container) int {
+		return cmp.Or(a.rec.CreatedAt.Compare(b.rec.CreatedAt), cmp.Compare(a.rec.ID, b.rec.ID))
+	})
+	out := make([]Container, 0, len(all))
+	for _, c := range all {
 		if c.rec.Made {
 			out = append(out, c.view())
 		}
 	}
-	m.mu.RUnlock()
-	slices.SortFunc(out, func(a, b Container) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
-	})
 	return out
 }
 
