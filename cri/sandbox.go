@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -58,9 +57,10 @@ func (s *runtimeService) PodSandboxStatus(_ context.Context, r *criv1.PodSandbox
 	if err != nil {
 		return nil, err
 	}
-	out := &criv1.PodSandboxStatusResponse{
-		Timestamp: time.Now().UnixNano(), Status: podStatus(&p), ContainersStatuses: s.containersOf(p.ID),
-	}
+	// No timestamp: a kubelet of 1.37 with EventedPLEG would take the containers from
+	// here, but not which of them are active, and run init containers again and again.
+	// Without one it asks for each.
+	out := &criv1.PodSandboxStatusResponse{Status: podStatus(&p), ContainersStatuses: s.containersOf(p.ID)}
 	if r.Verbose {
 		out.Info = podInfo(&p)
 	}

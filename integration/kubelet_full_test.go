@@ -78,18 +78,19 @@ func TestKubeletImageVolume(t *testing.T) {
 // A pod with a user namespace of its own, probes and a volume: its root is nobody on
 // the host, and root on its volume.
 func TestKubeletUserNamespace(t *testing.T) {
-	k := newAgent(t, "userns", nil)
-	own := false
-	p := webPod()
-	p.Spec.HostUsers = &own
-	k.declare(p)
-	p = k.awaitReady("web")
-	out, err := k.run(p, "main", "sh", "-c", "id -u; cat /proc/self/uid_map; touch /www/mine && stat -c %u /www/mine")
-	fields := strings.Fields(out)
-	if err != nil || len(fields) != 5 || fields[0] != "0" || fields[1] != "0" || fields[2] == "0" || fields[3] != "65536" || fields[4] != "0" {
-		t.Errorf("who is root: %q, %v", out, err)
-	}
-	k.clear("web")
+	everyWay(t, "userns", func(k *nodeAgent) {
+		own := false
+		p := webPod()
+		p.Spec.HostUsers = &own
+		k.declare(p)
+		p = k.awaitReady("web")
+		out, err := k.run(p, "main", "sh", "-c", "id -u; cat /proc/self/uid_map; touch /www/mine && stat -c %u /www/mine")
+		fields := strings.Fields(out)
+		if err != nil || len(fields) != 5 || fields[0] != "0" || fields[1] != "0" || fields[2] == "0" || fields[3] != "65536" || fields[4] != "0" {
+			k.t.Errorf("who is root: %q, %v", out, err)
+		}
+		k.clear("web")
+	})
 }
 
 // A pod of which every container may be changed only by a restart.
