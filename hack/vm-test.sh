@@ -19,8 +19,8 @@ mkdir -p "$job/bin/tools" "$job/integration"
 cp bin/pausa bin/pausa-keeper "$job/bin/"
 
 add_tests() {
-  make -s bin/tools/cnitool
-  cp bin/tools/cnitool "$job/bin/tools/"
+  make -s bin/tools/cnitool bin/tools/crictl
+  cp bin/tools/cnitool bin/tools/crictl "$job/bin/tools/"
   cp -r examples "$job/"
   CGO_ENABLED=0 go test -c -tags integration -o "$job/integration/integration.test" ./integration
   # The VM's shell has the programs by these names.
