@@ -91,6 +91,7 @@ echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwa
 echo 0 >/proc/sys/net/ipv4/conf/all/send_redirects; echo 0 >/proc/sys/net/ipv4/conf/default/send_redirects
 echo 0 >/proc/sys/net/ipv4/icmp_ratelimit; echo 0 >/proc/sys/net/ipv6/icmp/ratelimit
 for f in iptables ip6tables; do echo 0 >/proc/sys/net/bridge/bridge-nf-call-$f; done 2>/dev/null || true
+echo 0 >/proc/sys/net/ipv6/conf/default/accept_dad
 ip link add br0 type bridge; `+askSoon("br0")+`ip link set br0 up
 ip addr add 10.1.0.1/24 dev br0; ip -6 addr add fd01::1/64 dev br0 nodad`)
 	w := &world{host: &place{t: t, ns: netns.None(), addr: map[int]string{4: "192.168.0.1", 6: "fd00::1"}}}
@@ -129,9 +130,12 @@ func awaitLocal(t testing.TB, addrs ...string) {
 	}
 }
 
-// askSoon is a command: a neighbour that was asked before it was ready is asked again soon.
+// askSoon is a command for a new device: a neighbour that was asked before it was ready
+// is asked again soon, and link-local addresses are valid at once. While that of the
+// bridge is checked for a duplicate the kernel forwards to no new IPv6 neighbour.
 func askSoon(dev string) string {
-	return "for f in ipv4 ipv6; do echo 50 >/proc/sys/net/$f/neigh/" + dev + "/retrans_time_ms; done\n"
+	return "for f in ipv4 ipv6; do echo 50 >/proc/sys/net/$f/neigh/" + dev + "/retrans_time_ms; done\n" +
+		"for d in all " + dev + "; do echo 0 >/proc/sys/net/ipv6/conf/$d/accept_dad; done\n"
 }
 
 // awaitNeighbours returns when the host reaches every place and is reached by it.
