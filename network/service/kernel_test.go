@@ -132,10 +132,11 @@ func awaitLocal(t testing.TB, addrs ...string) {
 
 // askSoon is a command for a new device: a neighbour that was asked before it was ready
 // is asked again soon, and link-local addresses are valid at once. While that of the
-// bridge is checked for a duplicate the kernel forwards to no new IPv6 neighbour.
+// bridge is checked for a duplicate the kernel forwards to no new IPv6 neighbour. A pod
+// that took a redirect would answer others past the host, which has to translate.
 func askSoon(dev string) string {
 	return "for f in ipv4 ipv6; do echo 50 >/proc/sys/net/$f/neigh/" + dev + "/retrans_time_ms; done\n" +
-		"for d in all " + dev + "; do echo 0 >/proc/sys/net/ipv6/conf/$d/accept_dad; done\n"
+		"for d in all " + dev + "; do for k in accept_dad accept_redirects; do echo 0 >/proc/sys/net/ipv6/conf/$d/$k; done; done\n"
 }
 
 // awaitNeighbours returns when the host reaches every place and is reached by it.
