@@ -107,7 +107,7 @@ func (m *Manager) open() error {
 	if err := CheckNamed(m.opts.Bridge, m.cidrs, m.opts.Networks, m.opts.Connected); err != nil {
 		return err
 	}
-	if m.plugin, err = bridge.New(m.log); err != nil {
+	if m.plugin, err = bridge.NewWithRules(m.log, m.opts.RulesNS); err != nil {
 		return err
 	}
 	m.plugin.ServeLoopback()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -415,5 +416,20 @@ func TestManyPodsAtOnce(t *testing.T) {
 	w.quiet()
 	if n := len(w.pods.history()); n != 300 {
 		t.Errorf("%d calls for 100 pods, want 300", n)
+	}
+}
+
+// A daemon killed while it writes leaves folders and a temporary file: the next one takes them away.
+func TestStoreAfterAKill(t *testing.T) {
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "objects", manifest.KindService, "default")
+	if err := errors.Join(os.MkdirAll(folder, 0o700), os.WriteFile(filepath.Join(folder, ".tmp-web.json-1"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openStore(dir, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "objects")); err != nil || len(left) != 0 {
+		t.Errorf("left in the store: %v, %v", left, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/pausa-run/pausa/internal/atomicfile"
 	"github.com/pausa-run/pausa/pod/manifest"
@@ -57,8 +58,18 @@ func openStore(stateDir string, log *slog.Logger) (*store, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open object store: %w", err)
 		}
+		s.removeEmpty(kind)
 	}
 	return s, nil
+}
+
+// removeEmpty takes the folders of a kind away that a killed daemon made for
+// objects that it did not come to write.
+func (s *store) removeEmpty(kind string) {
+	folders, _ := filepath.Glob(filepath.Join(s.dir, kind, "*"))
+	for _, f := range append(folders, filepath.Join(s.dir, kind)) {
+		_ = syscall.Rmdir(f) // it fails where something is
+	}
 }
 
 func (s *store) load(path string) error {
