@@ -177,3 +177,28 @@ func TestUsage(t *testing.T) {
 		t.Errorf("usage %+v, %v; want %+v", after, err, empty)
 	}
 }
+
+// What a full disk left behind is swept while others write.
+func TestSweepSparesNewWriters(t *testing.T) {
+	s := open(t, folders(t))
+	left, begun := s.path("content", "ingest", "left"), s.path("content", "ingest", "begun")
+	for _, dir := range []string{left, begun} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	swept := make(chan error)
+	go func() { swept <- s.removeUnbegun() }()
+	if err := os.WriteFile(filepath.Join(begun, "data"), nil, 0o600); err != nil {
+		t.Errorf("a writer lost its folder: %v", err)
+	}
+	if err := <-swept; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left behind is still there: %v", err)
+	}
+	if _, err := os.Stat(begun); err != nil {
+		t.Errorf("a writer lost its folder: %v", err)
+	}
+}

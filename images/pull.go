@@ -142,7 +142,7 @@ func (s *Store) pullOnce(ctx context.Context, j *pullJob) (Image, error) {
 			return Image{}, err
 		}
 	}
-	if err := s.take(ctx, &taking{target: target, fetch: fetch, platform: j.platform, wanted: j.wanted, missing: "was not fetched"}); err != nil {
+	if err := s.take(ctx, &taking{target: target, fetch: fetch, platform: j.platform, wanted: j.wanted, missing: "was not fetched", remote: true}); err != nil {
 		return Image{}, err
 	}
 	images, err := s.keep(ctx, []named{{j.full, target}})

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -267,16 +268,10 @@ func (s *Store) collector(ctx context.Context) {
 // metadata does so after it lost a blob and a layer.
 func (s *Store) sweep(ctx context.Context) error {
 	const name = "sweep"
-	ingests, err := filepath.Glob(s.path("content", "ingest", "*"))
-	for _, dir := range ingests {
-		if _, missing := os.Stat(filepath.Join(dir, "data")); missing != nil {
-			err = errors.Join(err, os.RemoveAll(dir)) // data is made last: nobody can go on with this one
-		}
-	}
-	if err != nil {
+	if err := s.removeUnbegun(); err != nil {
 		return err
 	}
-	err = content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
+	err := content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
 	if err != nil {
 		return err
 	}
@@ -284,6 +279,29 @@ func (s *Store) sweep(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// newIngest is how long a writer of content may take to make its files.
+const newIngest = time.Second
+
+// removeUnbegun removes the folders of writers that were stopped before they had
+// made their data, the last of their files: nobody can go on with these. One that is
+// being made now gets the time for it.
+func (s *Store) removeUnbegun() error {
+	unbegun := func(dirs []string) []string {
+		return slices.DeleteFunc(dirs, func(dir string) bool {
+			_, err := os.Stat(filepath.Join(dir, "data"))
+			return err == nil
+		})
+	}
+	all, err := filepath.Glob(s.path("content", "ingest", "*"))
+	if all = unbegun(all); len(all) > 0 {
+		time.Sleep(newIngest)
+	}
+	for _, dir := range unbegun(all) {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
 }
 
 // sweepIfFull looks for what work that the disk had no space for has left.

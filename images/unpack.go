@@ -35,6 +35,7 @@ type taking struct {
 	fetch   cimages.HandlerFunc // brings the blob of a descriptor; nil when all are there
 	all     bool                // every platform, not only one
 	missing string              // what a missing blob means, for the error
+	remote  bool                // blobs come from far: the disk is asked for room before
 
 	platform platforms.MatchComparer // nil is this host's
 	wanted   string                  // what platform is called, for the error
