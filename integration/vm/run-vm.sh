@@ -61,8 +61,15 @@ if [ -n "$job" ]; then
   args+=(-drive "if=none,id=job,file=$work/job.sq,format=raw,readonly=on" -device virtio-blk-pci,drive=job,serial=job)
 fi
 
-qemu=0
-TMPDIR=$work timeout -k 5 "$limit" qemu-system-x86_64 "${args[@]}" </dev/null 2>"$work/err" | sed -u 's/\r$//' || qemu=${PIPESTATUS[0]}
+# A crash of the emulator itself (SIGSEGV, seen once) says nothing of what runs in it:
+# the VM, whose disks are snapshots, is started anew.
+for try in 1 2 3; do
+  qemu=0
+  TMPDIR=$work timeout -k 5 "$limit" qemu-system-x86_64 "${args[@]}" </dev/null 2>"$work/err" | sed -u 's/\r$//' || qemu=${PIPESTATUS[0]}
+  if [ "$qemu" != 139 ] || [ "$try" = 3 ]; then break; fi
+  echo "run-vm: the emulator crashed; the VM is started anew" >&2
+  : >"$work/status"
+done
 grep -v 'warning: TCG' "$work/err" >&2 || true
 case $qemu in
   124 | 137) echo "run-vm: the time ($limit s) is over" >&2; exit 124 ;;
