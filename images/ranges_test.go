@@ -215,8 +215,9 @@ func TestPartsOverRedirects(t *testing.T) {
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		mu.Lock()
 		asked, auths = append(asked, q.Header.Get("Range")), append(auths, q.Header.Get("Authorization"))
+		b := blob
 		mu.Unlock()
-		serveRange(w, q, blob)
+		serveRange(w, q, b)
 	}))
 	t.Cleanup(other.Close)
 	ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, b []byte) {
