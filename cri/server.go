@@ -16,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/internal/unixsocket"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -104,11 +105,11 @@ func New(o Options) (*Server, error) {
 // Serve listens on socketPath until ctx ends, then lets calls finish for 5 s. It
 // is called once. A socket left by a dead daemon is replaced; one that answers is an error.
 func (s *Server) Serve(ctx context.Context, socketPath string) error {
-	l, err := listen(socketPath)
+	l, err := unixsocket.Listen(socketPath)
 	if err != nil {
 		return err
 	}
-	defer l.remove()
+	defer l.Remove()
 	if err := s.stream.start(); err != nil {
 		_ = l.Close()
 		return err

@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/internal/unixsocket"
 )
 
 // daemon is a whole server on a socket of its own, with clients.
@@ -110,60 +110,11 @@ func TestSocketIsRootOnly(t *testing.T) {
 
 func TestSocketTaken(t *testing.T) {
 	d := newDaemon(t)
-	if _, err := listen(d.socket); err == nil || !strings.Contains(err.Error(), "another daemon") {
+	if _, err := unixsocket.Listen(d.socket); err == nil || !strings.Contains(err.Error(), "another daemon") {
 		t.Errorf("second daemon: %v", err)
 	}
 	if _, err := d.rt.Version(t.Context(), &criv1.VersionRequest{}); err != nil {
 		t.Errorf("the first one after the second's try: %v", err)
-	}
-}
-
-func TestSocketStale(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.(*net.UnixListener).SetUnlinkOnClose(false)
-	_ = l.Close()
-	again, err := listen(path)
-	if err != nil {
-		t.Fatalf("listen on a stale socket: %v", err)
-	}
-	_ = again.Close()
-}
-
-func TestSocketRefusals(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := listen(file); err == nil || !strings.Contains(err.Error(), "no socket") {
-		t.Errorf("file in the way: %v", err)
-	}
-	if raw, _ := os.ReadFile(file); string(raw) != "precious" {
-		t.Errorf("the file was touched: %q", raw)
-	}
-	if _, err := listen("/" + strings.Repeat("x", 120)); err == nil || !strings.Contains(err.Error(), "107") {
-		t.Errorf("long path: %v", err)
-	}
-}
-
-func TestRemoveLeavesASuccessorsSocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	first, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = first.Close()
-	second, err := listen(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = second.Close() }()
-	first.remove()
-	if _, err := os.Stat(path); err != nil {
-		t.Errorf("the successor's socket is gone: %v", err)
 	}
 }
 

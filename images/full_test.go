@@ -188,7 +188,7 @@ func TestSweepSparesNewWriters(t *testing.T) {
 		}
 	}
 	swept := make(chan error)
-	go func() { swept <- s.removeUnbegun() }()
+	go func() { swept <- s.removeUnbegun(newIngest) }()
 	if err := os.WriteFile(filepath.Join(begun, "data"), nil, 0o600); err != nil {
 		t.Errorf("a writer lost its folder: %v", err)
 	}

@@ -66,6 +66,9 @@ func (s *Store) roomFor(t *taking, children cimages.HandlerFunc) cimages.Handler
 		var size, missing int64
 		for _, c := range all {
 			size += c.Size
+			if !t.remote {
+				continue
+			}
 			if _, err := s.content.Info(ctx, c.Digest); errdefs.IsNotFound(err) {
 				missing += c.Size
 			}
@@ -73,7 +76,7 @@ func (s *Store) roomFor(t *taking, children cimages.HandlerFunc) cimages.Handler
 		t.mu.Lock()
 		t.size += size
 		t.mu.Unlock()
-		if !t.remote {
+		if missing == 0 {
 			return all, nil
 		}
 		free, err := freeBytes(s.opts.Root)

@@ -160,7 +160,7 @@ func (s *Store) open(ctx context.Context) error {
 	}
 	s.rebuildAll(ctx)
 	if s.killed {
-		if err := s.sweep(in(ctx)); err != nil {
+		if err := s.sweep(in(ctx), 0); err != nil {
 			s.log.Warn("what the killed process left cannot be looked for", "err", err)
 		}
 	}
@@ -266,9 +266,9 @@ func (s *Store) collector(ctx context.Context) {
 // sweep makes the next collection look at what is on the disk, not only at
 // what is recorded: a killed process leaves content without a record. The
 // metadata does so after it lost a blob and a layer.
-func (s *Store) sweep(ctx context.Context) error {
+func (s *Store) sweep(ctx context.Context, patience time.Duration) error {
 	const name = "sweep"
-	if err := s.removeUnbegun(); err != nil {
+	if err := s.removeUnbegun(patience); err != nil {
 		return err
 	}
 	err := content.WriteBlob(ctx, s.content, name, strings.NewReader(name), ocispec.Descriptor{Size: int64(len(name))})
@@ -286,8 +286,8 @@ const newIngest = time.Second
 
 // removeUnbegun removes the folders of writers that were stopped before they had
 // made their data, the last of their files: nobody can go on with these. One that is
-// being made now gets the time for it.
-func (s *Store) removeUnbegun() error {
+// being made now gets the time for it: patience, 0 where nobody writes.
+func (s *Store) removeUnbegun(patience time.Duration) error {
 	unbegun := func(dirs []string) []string {
 		return slices.DeleteFunc(dirs, func(dir string) bool {
 			_, err := os.Stat(filepath.Join(dir, "data"))
@@ -296,7 +296,7 @@ func (s *Store) removeUnbegun() error {
 	}
 	all, err := filepath.Glob(s.path("content", "ingest", "*"))
 	if all = unbegun(all); len(all) > 0 {
-		time.Sleep(newIngest)
+		time.Sleep(patience)
 	}
 	for _, dir := range unbegun(all) {
 		err = errors.Join(err, os.RemoveAll(dir))
@@ -309,7 +309,7 @@ func (s *Store) sweepIfFull() {
 	if !s.full.Swap(false) {
 		return
 	}
-	if err := s.evenIfFull(func() error { return s.sweep(in(context.Background())) }); err != nil {
+	if err := s.evenIfFull(func() error { return s.sweep(in(context.Background()), newIngest) }); err != nil {
 		s.full.Store(true)
 		s.log.Warn("what a full disk left behind cannot be looked for; it is tried again at the next change", "err", err)
 	}

@@ -65,30 +65,13 @@ func TestCheckpoint(t *testing.T) {
 
 // ownPIDs runs a container with a PID namespace of its own, as a kubelet's have by default.
 func ownPIDs(k *kubelet, name, script string) (sandbox, container string) {
-	t := k.n.t
-	t.Helper()
+	k.n.t.Helper()
 	own := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
-	config := k.sandboxConfig(name)
-	config.LogDirectory = ""
-	config.Linux.SecurityContext = &criv1.LinuxSandboxSecurityContext{NamespaceOptions: own}
-	sb, err := k.runtime.RunPodSandbox(k.ctx, &criv1.RunPodSandboxRequest{Config: config})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{
-		PodSandboxId: sb.PodSandboxId, SandboxConfig: config,
-		Config: &criv1.ContainerConfig{
-			Metadata: &criv1.ContainerMetadata{Name: "main"}, Image: &criv1.ImageSpec{Image: busybox}, Command: []string{"sh", "-c", script},
-			Linux: &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{NamespaceOptions: own}},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
-		t.Fatal(err)
-	}
-	return sb.PodSandboxId, c.ContainerId
+	pod, config := k.sandboxConfig(name), k.containerConfig(script)
+	pod.LogDirectory, config.LogPath = "", ""
+	pod.Linux.SecurityContext = &criv1.LinuxSandboxSecurityContext{NamespaceOptions: own}
+	config.Linux.SecurityContext.NamespaceOptions = own
+	return k.launch(pod, config)
 }
 
 // readCheckpoint gives the names in an archive, and those in its layer of changed files.

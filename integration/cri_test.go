@@ -58,27 +58,37 @@ func (k *kubelet) up(name, script string) (sandbox, container string) {
 
 // upWith runs a pod of one container with mounts.
 func (k *kubelet) upWith(name, script string, mounts ...*criv1.Mount) (sandbox, container string) {
+	k.n.t.Helper()
+	config := k.containerConfig(script)
+	config.Mounts = mounts
+	return k.launch(k.sandboxConfig(name), config)
+}
+
+// containerConfig is the container "main" with busybox's shell.
+func (k *kubelet) containerConfig(script string) *criv1.ContainerConfig {
+	return &criv1.ContainerConfig{
+		Metadata: &criv1.ContainerMetadata{Name: "main"},
+		Image:    &criv1.ImageSpec{Image: busybox},
+		Command:  []string{"sh", "-c", script},
+		LogPath:  "main.log",
+		Linux:    &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{}},
+	}
+}
+
+// launch runs a pod and starts a container in it.
+func (k *kubelet) launch(pod *criv1.PodSandboxConfig, config *criv1.ContainerConfig) (sandbox, container string) {
 	t := k.n.t
 	t.Helper()
-	config := k.sandboxConfig(name)
-	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
-		t.Fatal(err)
+	if pod.LogDirectory != "" {
+		if err := os.MkdirAll(pod.LogDirectory, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	sb, err := k.runtime.RunPodSandbox(k.ctx, &criv1.RunPodSandboxRequest{Config: config})
+	sb, err := k.runtime.RunPodSandbox(k.ctx, &criv1.RunPodSandboxRequest{Config: pod})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{
-		PodSandboxId: sb.PodSandboxId, SandboxConfig: config,
-		Config: &criv1.ContainerConfig{
-			Metadata: &criv1.ContainerMetadata{Name: "main"},
-			Image:    &criv1.ImageSpec{Image: busybox},
-			Command:  []string{"sh", "-c", script},
-			LogPath:  "main.log",
-			Mounts:   mounts,
-			Linux:    &criv1.LinuxContainerConfig{SecurityContext: &criv1.LinuxContainerSecurityContext{}},
-		},
-	})
+	c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{PodSandboxId: sb.PodSandboxId, SandboxConfig: pod, Config: config})
 	if err != nil {
 		t.Fatal(err)
 	}

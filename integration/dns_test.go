@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -21,8 +20,9 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // named is a headless Service of one pod with a name, and a name for elsewhere.
@@ -74,20 +74,7 @@ func (n *node) lookup(pod, name string) string {
 
 // inside calls f on a thread in the host's network namespace.
 func (n *node) inside(f func() error) error {
-	done := make(chan error)
-	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends with this
-		ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Pid()))
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
+	return thread.InNetNSAt(fmt.Sprintf("/proc/%d/ns/net", n.Pid()), f)
 }
 
 // upstream is a name server of the test's, on all IPv4 addresses of the host, as

@@ -124,7 +124,12 @@ func (n *node) importBusybox() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	path := filepath.Join(n.Dir, "busybox.tar")
+	n.importArchive(raw)
+}
+
+func (n *node) importArchive(raw []byte) {
+	n.t.Helper()
+	path := filepath.Join(n.Dir, "image.tar")
 	if err := os.WriteFile(path, raw, 0o600); err != nil {
 		n.t.Fatal(err)
 	}

@@ -11,17 +11,15 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/pausa-run/pausa/integration/host"
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // place is a network namespace in which the test itself has sockets: a host's, or
@@ -53,22 +51,7 @@ func (n *node) placeOf(p corev1.Pod) place {
 }
 
 // in calls f on a thread in the namespace.
-func (p place) in(f func() error) error {
-	done := make(chan error)
-	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends with this
-		ns, err := os.Open(string(p))
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
-}
+func (p place) in(f func() error) error { return thread.InNetNSAt(string(p), f) }
 
 // serve answers on a port of TCP and UDP, both families, with a name and the
 // client's address, until the test ends.

@@ -6,7 +6,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -23,7 +21,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
-	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
@@ -55,20 +52,10 @@ func (n *node) newRegistry() *testRegistry {
 
 // listen opens a port on the host's loopback.
 func (n *node) listen() (l net.Listener, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		goruntime.LockOSThread() // and never unlocked: the thread ends in the other namespace
-		var ns *os.File
-		if ns, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", n.Pid())); err != nil {
-			return
-		}
-		defer ns.Close()
-		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
-			l, err = net.Listen("tcp", "127.0.0.1:0")
-		}
-	}()
-	<-done
+	err = n.inside(func() error {
+		l, err = net.Listen("tcp", "127.0.0.1:0")
+		return err
+	})
 	return l, err
 }
 

@@ -58,11 +58,7 @@ func (n *node) importImage(name string, change func(*image.Spec), layers ...imag
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	path := filepath.Join(n.Dir, "image.tar")
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		n.t.Fatal(err)
-	}
-	n.ok("images", "import", path)
+	n.importArchive(raw)
 }
 
 // podOf is a pod of one container "main" with further YAML in the container and in the spec.

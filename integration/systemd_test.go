@@ -105,33 +105,12 @@ const slice = "kubepods-burstable-podx.slice"
 
 // systemdPod is a pod as a kubelet with the systemd driver makes it, and a container with limits.
 func systemdPod(k *kubelet, name, parent, script string, r *criv1.LinuxContainerResources) (sandbox, container string) {
-	t := k.n.t
-	t.Helper()
-	config := k.sandboxConfig(name)
-	config.Linux.CgroupParent = parent
-	if err := os.MkdirAll(config.LogDirectory, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	sb, err := k.runtime.RunPodSandbox(k.ctx, &criv1.RunPodSandboxRequest{Config: config})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{
-		PodSandboxId: sb.PodSandboxId, SandboxConfig: config,
-		Config: &criv1.ContainerConfig{
-			Metadata: &criv1.ContainerMetadata{Name: "main"}, Image: &criv1.ImageSpec{Image: busybox},
-			Command: []string{"sh", "-c", script}, LogPath: "main.log",
-			Annotations: map[string]string{"org.systemd.property.MemoryMax": "uint64 1"}, // must count for nothing
-			Linux:       &criv1.LinuxContainerConfig{Resources: r, SecurityContext: &criv1.LinuxContainerSecurityContext{}},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: c.ContainerId}); err != nil {
-		t.Fatal(err)
-	}
-	return sb.PodSandboxId, c.ContainerId
+	k.n.t.Helper()
+	pod, config := k.sandboxConfig(name), k.containerConfig(script)
+	pod.Linux.CgroupParent = parent
+	config.Annotations = map[string]string{"org.systemd.property.MemoryMax": "uint64 1"} // must count for nothing
+	config.Linux.Resources = r
+	return k.launch(pod, config)
 }
 
 // TestSystemd: with systemd as process 1, containers are scopes in slices.

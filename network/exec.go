@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	goruntime "runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 	"golang.org/x/sys/unix"
 
+	"github.com/pausa-run/pausa/internal/thread"
 	"github.com/pausa-run/pausa/network/bridge"
 )
 
@@ -106,16 +106,7 @@ func (e *executor) run(ctx context.Context, path string, stdin []byte, environ [
 
 // start forks in the host's network namespace, whatever thread it is called on.
 func (e *executor) start(cmd *exec.Cmd) error {
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		if err := unix.Setns(int(e.hostNS.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace of the host: %w", err)
-			return
-		}
-		done <- cmd.Start()
-	}()
-	return <-done
+	return thread.InNetNS(int(e.hostNS.Fd()), cmd.Start)
 }
 
 // pluginError reads CNI's error object from standard output; what a plugin

@@ -2,11 +2,8 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime/wire"
 )
@@ -20,7 +17,7 @@ func (c *Client) Deposit(ctx context.Context, files map[string]*os.File) error {
 	var fds []int
 	defer func() { wire.CloseFDs(fds) }()
 	for name, f := range files {
-		fd, err := duplicate(f)
+		fd, err := wire.Duplicate(f)
 		if err != nil {
 			return fmt.Errorf("hand over %s: %w", name, err)
 		}
@@ -56,17 +53,4 @@ func (c *Client) Deposited(ctx context.Context) (map[string]*os.File, error) {
 		out[name] = files[i]
 	}
 	return out, nil
-}
-
-// duplicate is another descriptor of the same file. Fd would make the file
-// blocking, for everybody who has it.
-func duplicate(f *os.File) (int, error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	var dupErr error
-	err = raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	return fd, errors.Join(err, dupErr)
 }

@@ -10,6 +10,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 )
@@ -101,13 +102,12 @@ func endpointRows(list []object, pods map[string]*corev1.Pod) ([][]string, error
 
 // endpointState is "ready", or why not.
 func endpointState(e *discoveryv1.Endpoint, pod *corev1.Pod) string {
-	is := func(b *bool, unknown bool) bool { return b == nil && unknown || b != nil && *b }
 	switch c := e.Conditions; {
-	case is(c.Terminating, false) && is(c.Serving, false):
+	case ptr.Deref(c.Terminating, false) && ptr.Deref(c.Serving, false):
 		return "terminating: gets connections only while no other is ready"
-	case is(c.Terminating, false):
+	case ptr.Deref(c.Terminating, false):
 		return "terminating"
-	case is(c.Ready, true):
+	case ptr.Deref(c.Ready, true):
 		return "ready"
 	case pod != nil:
 		return "not ready: " + whyNotReady(pod)

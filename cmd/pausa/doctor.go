@@ -42,14 +42,14 @@ func (p *program) doctor(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	host := doctor.Host{Config: settings, Proc: "/proc", Version: version}
+	host := doctor.Host{Config: settings, Proc: "/proc", Version: version, DNS: dnsAddrs(settings.PodCIDRs, settings.ServiceCIDRs)}
 	c, err := dial(ctx)
 	if err == nil {
 		defer c.close()
 		var info *pausav1.InfoResponse
 		if info, err = c.Info(ctx.Context, &pausav1.InfoRequest{}); err == nil {
 			settings.State, settings.Run = info.GetStateDir(), info.GetRunDir()
-			host.Daemon = doctor.Daemon{Version: info.GetVersion(), KeeperPID: int(info.GetKeeperPid()), KeeperVersion: info.GetKeeperVersion(), Orphans: c.orphans}
+			host.Daemon = doctor.Daemon{Version: info.GetVersion(), Orphans: c.orphans}
 		}
 	}
 	host.Daemon.Err = err

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/internal/nft"
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 func (p *program) firewallCommand() *cli.Command {
@@ -144,7 +144,7 @@ func makeRulesNS(run string) (string, error) {
 	if err := f.Close(); err != nil {
 		return "", fmt.Errorf("make a namespace for rules: %w", err)
 	}
-	err = onThread(func() error {
+	err = thread.Run(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return err
 		}
@@ -177,25 +177,5 @@ func isNetNS(path string) bool {
 
 // inRulesNS runs f, and what it starts, in the namespace.
 func inRulesNS(run string, f func() error) error {
-	ns, err := os.Open(rulesNSPath(run))
-	if err != nil {
-		return fmt.Errorf("find the daemon's rules: %w", err)
-	}
-	defer ns.Close()
-	return onThread(func() error {
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter the namespace of the rules: %w", err)
-		}
-		return f()
-	})
-}
-
-// onThread calls f on a thread that ends with it.
-func onThread(f func() error) error {
-	done := make(chan error)
-	go func() {
-		goruntime.LockOSThread()
-		done <- f()
-	}()
-	return <-done
+	return thread.InNetNSAt(rulesNSPath(run), f)
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/pausa-run/pausa/images"
+	"github.com/pausa-run/pausa/internal/unixsocket"
 	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
@@ -189,21 +189,12 @@ func (c *census) Collect(ch chan<- prometheus.Metric) {
 
 // serve answers for /metrics at an address of the settings until ctx ends.
 func (m *meters) serve(ctx context.Context, address string, log *slog.Logger) error {
-	kind, at := "tcp", address
-	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		kind, at = "unix", path
-		if err := os.Remove(at); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove the socket of a former daemon: %w", err)
-		}
-	}
-	l, err := net.Listen(kind, at)
+	l, err := listenAt(address)
 	if err != nil {
 		return fmt.Errorf("listen for metrics (setting metrics.address): %w", err)
 	}
-	if kind == "unix" {
-		if err := os.Chmod(at, 0o600); err != nil {
-			return errors.Join(fmt.Errorf("protect the socket for metrics: %w", err), l.Close())
-		}
+	if socket, ok := l.(*unixsocket.Listener); ok {
+		defer socket.Remove()
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
@@ -215,4 +206,12 @@ func (m *meters) serve(ctx context.Context, address string, log *slog.Logger) er
 		return fmt.Errorf("serve metrics: %w", err)
 	}
 	return nil
+}
+
+// listenAt listens at unix://PATH or ADDRESS:PORT.
+func listenAt(address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return unixsocket.Listen(path)
+	}
+	return net.Listen("tcp", address)
 }

@@ -109,7 +109,6 @@ type tracer struct {
 	ctx    *cli.Context
 	config *config.Config
 	pods   []pod.Pod
-	world  *topology.World // asked for when a Service is named
 }
 
 func (t *tracer) run(from, to string) (route, error) {
@@ -165,10 +164,7 @@ func (t *tracer) place(p *pod.Pod) trace.Place {
 // pod finds the newest pod of a name that runs.
 func (t *tracer) pod(name string) (*pod.Pod, error) {
 	name = strings.TrimPrefix(strings.TrimPrefix(name, "pod/"), "po/")
-	namespace := t.ctx.String("namespace")
-	if ns, rest, ok := strings.Cut(name, "/"); ok {
-		namespace, name = ns, rest
-	}
+	namespace, name := t.split(name)
 	var best *pod.Pod
 	for i := range t.pods {
 		p := &t.pods[i]
@@ -180,6 +176,14 @@ func (t *tracer) pod(name string) (*pod.Pod, error) {
 		return nil, fmt.Errorf("pod %q does not run in namespace %s: see 'pausa get pods -A'", name, namespace)
 	}
 	return best, nil
+}
+
+// split gives NAMESPACE/NAME, or NAME of --namespace, in its parts.
+func (t *tracer) split(text string) (namespace, name string) {
+	if ns, rest, ok := strings.Cut(text, "/"); ok {
+		return ns, rest
+	}
+	return t.ctx.String("namespace"), text
 }
 
 func (t *tracer) podOf(a netip.Addr) (trace.Place, bool) {
@@ -245,15 +249,12 @@ func cutSuffixFold(s, suffix string) (string, bool) {
 
 // service resolves a Service as the pod would, and tells of its endpoints.
 func (t *tracer) service(name, port string, from trace.Place, resolv string) (traceGoal, []trace.Step, error) {
-	namespace := t.ctx.String("namespace")
-	if ns, rest, ok := strings.Cut(name, "/"); ok {
-		namespace, name = ns, rest
-	}
-	var err error
-	if t.world, err = t.p.world(t.ctx); err != nil {
+	namespace, name := t.split(name)
+	world, err := t.p.world(t.ctx)
+	if err != nil {
 		return traceGoal{}, nil, err
 	}
-	s := t.world.Service(namespace, name)
+	s := world.Service(namespace, name)
 	if s == nil {
 		return traceGoal{}, nil, notFound(kindOf("Service"), name)
 	}

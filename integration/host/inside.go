@@ -9,11 +9,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"strconv"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // MakeCgroup makes a group below the host's parent group in every hierarchy, in
@@ -63,30 +62,12 @@ func fillCgroup(dir string) error {
 }
 
 // DialContext connects from inside the host's network; the address is a numeric one.
-func (h *Host) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := os.Open("/proc/" + strconv.Itoa(h.Pid()) + "/ns/net")
-		if err != nil {
-			done <- result{nil, err}
-			return
-		}
-		defer ns.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{nil, fmt.Errorf("enter the network of host %s: %w", h.Name, err)}
-			return
-		}
-		var d net.Dialer
-		conn, err := d.DialContext(ctx, network, addr)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	return r.conn, r.err
+func (h *Host) DialContext(ctx context.Context, network, addr string) (conn net.Conn, err error) {
+	err = thread.InNetNSAt("/proc/"+strconv.Itoa(h.Pid())+"/ns/net", func() error {
+		conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+		return err
+	})
+	return conn, err
 }
 
 // KillAll sends a signal to every process of this name and waits until they are gone.

@@ -70,7 +70,7 @@ func WriteAllSync(files []File) (done int, err error) {
 		folders[dir] = true
 	}
 	for dir := range folders {
-		if syncErr := syncDir(dir); syncErr != nil {
+		if syncErr := SyncDir(dir); syncErr != nil {
 			return 0, errors.Join(err, fmt.Errorf("write the folder %s: %w", dir, syncErr))
 		}
 	}
@@ -117,8 +117,9 @@ func fill(f *os.File, data []byte, mode fs.FileMode, sync bool) error {
 	return errors.Join(err, f.Close())
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(filepath.Clean(dir + "."))
+// SyncDir brings the names in a folder to the disk.
+func SyncDir(dir string) error {
+	d, err := os.Open(filepath.Join(dir, "."))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
-package cri
+// Package unixsocket makes unix sockets that only root can open.
+package unixsocket
 
 import (
 	"errors"
@@ -13,16 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listener is a unix socket that only root can open.
-type listener struct {
+// Listener is a unix socket that only root can open.
+type Listener struct {
 	net.Listener
 	path string
 	ino  uint64
 }
 
-// listen binds under another name, takes the rights away from everybody else
-// and only then puts the socket in its place: it is never open to others.
-func listen(path string) (*listener, error) {
+// Listen binds under another name, takes the rights away from everybody else
+// and only then puts the socket in its place: it is never open to others. A socket
+// that nobody answers is replaced; anything else in its place is an error.
+func Listen(path string) (*Listener, error) {
 	if len(path) > 107 {
 		return nil, fmt.Errorf("listen on %s: a socket's path has at most 107 bytes, this one %d: use a shorter one", path, len(path))
 	}
@@ -48,7 +50,7 @@ func listen(path string) (*listener, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen on %s: %w", path, err), l.Close(), os.RemoveAll(tmp))
 	}
-	return &listener{Listener: l, path: path, ino: st.Ino}, nil
+	return &Listener{Listener: l, path: path, ino: st.Ino}, nil
 }
 
 // checkFree is nil when path is free or a socket that nobody answers.
@@ -74,8 +76,8 @@ func checkFree(path string) error {
 	return nil
 }
 
-// remove takes the socket away if it is still ours.
-func (l *listener) remove() {
+// Remove takes the socket away if it is still ours.
+func (l *Listener) Remove() {
 	var st unix.Stat_t
 	if unix.Lstat(l.path, &st) == nil && st.Ino == l.ino {
 		_ = os.Remove(l.path)

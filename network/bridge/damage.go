@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // Damage says what somebody has changed on the host side of a network that was
@@ -49,7 +51,7 @@ func (p *Plugin) Damage(conf []byte) (string, error) {
 		}
 	}
 	var found string
-	err = inNetNS(p.hostNS, func() error {
+	err = thread.InNetNS(p.hostNS, func() error {
 		found = sysctlDamage(br.Name, wanted)
 		return nil
 	})

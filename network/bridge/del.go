@@ -329,7 +329,7 @@ func (c call) sweepLinks(known map[string]bool) error {
 	var errs []error
 	for _, l := range links {
 		name := l.Attrs().Name
-		prefix := vethPrefix(c.conf.Bridge)
+		prefix := VethPrefix(c.conf.Bridge)
 		ours := len(name) == len(prefix)+9 && (strings.HasPrefix(name, prefix) || strings.HasPrefix(name, ifbName(prefix)))
 		if ours && !known["pv"+name[2:]] {
 			errs = append(errs, deleteLink(c.slow, name))

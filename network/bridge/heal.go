@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -167,7 +168,7 @@ func (p *Plugin) portDamage(br *netlink.Bridge) string {
 	p.mu.Lock()
 	suspects := map[string]string{}
 	for veth := range p.ports.suspects {
-		if len(veth) > 6 && veth[:6] == vethPrefix(br.Name) {
+		if strings.HasPrefix(veth, VethPrefix(br.Name)) {
 			suspects[veth] = p.ports.pods[veth]
 			delete(p.ports.suspects, veth)
 		}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // ensureBridge makes the bridge as the network wants it: up, with the gateway
@@ -39,7 +41,7 @@ func (p *Plugin) ensureBridge(name string, mtu int, wanted []netip.Prefix) (*net
 			return nil, fmt.Errorf("set mtu %d of bridge %s: %w", mtu, name, err)
 		}
 	}
-	if err := inNetNS(p.hostNS, func() error { return hostSysctls(name, wanted) }); err != nil {
+	if err := thread.InNetNS(p.hostNS, func() error { return hostSysctls(name, wanted) }); err != nil {
 		return nil, err
 	}
 	if err := p.ensureAddrs(br, wanted); err != nil {
@@ -226,8 +228,8 @@ func hashMAC(name string) net.HardwareAddr {
 	return mac
 }
 
-// vethPrefix begins the names of the bridge's ports that are ours.
-func vethPrefix(bridge string) string {
+// VethPrefix begins the names of the ports of a bridge that are ours.
+func VethPrefix(bridge string) string {
 	sum := sha256.Sum256([]byte(bridge))
 	return "pv" + hex.EncodeToString(sum[:2])
 }
@@ -235,5 +237,5 @@ func vethPrefix(bridge string) string {
 // vethName is the host's end of owner's link.
 func vethName(bridge, owner string) string {
 	sum := sha256.Sum256([]byte(owner))
-	return vethPrefix(bridge) + hex.EncodeToString(sum[:5])[:9]
+	return VethPrefix(bridge) + hex.EncodeToString(sum[:5])[:9]
 }

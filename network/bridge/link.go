@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // podLink is what link makes: a veth pair with one end on the bridge and the
@@ -158,7 +160,7 @@ func (l podLink) addAddr(h *netlink.Handle, link netlink.Link, a netip.Addr) err
 	err := h.AddrReplace(link, addr)
 	if err != nil && a.Is6() {
 		// The host's defaults may have turned IPv6 off in new namespaces.
-		err = inNetNS(l.ns, func() error {
+		err = thread.InNetNS(l.ns, func() error {
 			return setSysctl(filepath.Join("net/ipv6/conf", l.ifName, "disable_ipv6"), "0")
 		})
 		if err == nil {

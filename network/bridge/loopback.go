@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/internal/loopback"
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // localPorts keeps host ports open on loopback addresses for as long as this
@@ -27,7 +28,7 @@ type localOwner struct{ network, owner string }
 // ADD and Sync until Close. It is for a process that stays: a plugin that is
 // exec'ed ends before the pod.
 func (p *Plugin) ServeLoopback() {
-	enter := func(f func() error) error { return inNetNS(p.hostNS, f) }
+	enter := func(f func() error) error { return thread.InNetNS(p.hostNS, f) }
 	p.local = &localPorts{server: loopback.New(p.log, enter), open: map[localOwner][]loopback.Port{}}
 }
 

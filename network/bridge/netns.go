@@ -2,7 +2,6 @@ package bridge
 
 import (
 	"fmt"
-	goruntime "runtime"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,19 +19,4 @@ func openNetNS(path string) (int, error) {
 		return -1, fmt.Errorf("open network namespace %s: not a namespace (its mount is missing)", path)
 	}
 	return fd, nil
-}
-
-// inNetNS runs fn on a thread of its own that is in the network namespace; the
-// thread ends with it, so that no other goroutine can come to run there.
-func inNetNS(fd int, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread()
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		done <- fn()
-	}()
-	return <-done
 }

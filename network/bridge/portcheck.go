@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/internal/loopback"
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // portsFree tries to bind each port in the host's namespace: a process that
@@ -16,7 +17,7 @@ func (p *Plugin) portsFree(ports []hostPort) error {
 	if len(ports) == 0 {
 		return nil
 	}
-	return inNetNS(p.hostNS, func() error {
+	return thread.InNetNS(p.hostNS, func() error {
 		for _, port := range ports {
 			err := tryBind(port)
 			if errors.Is(err, unix.EADDRINUSE) {

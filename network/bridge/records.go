@@ -9,9 +9,6 @@ import (
 	"github.com/pausa-run/pausa/internal/atomicfile"
 )
 
-// VethPrefix begins the names of the host's links that are ours, for a bridge.
-func VethPrefix(bridge string) string { return vethPrefix(bridge) }
-
 // Known is what the records of all networks name.
 type Known struct {
 	Owners map[string]bool // "ID:INTERFACE", attached or being detached

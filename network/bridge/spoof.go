@@ -241,7 +241,7 @@ func spoofRules(bridge string) [][]expr.Any {
 	target := field{expr.PayloadBaseTransportHeader, 8, 16}
 	s4, s6 := sourceSet(bridge, nft.IPv4).Name, sourceSet(bridge, nft.IPv6).Name
 	return [][]expr.Any{
-		{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg32}, cmp(expr.CmpOpNeq, []byte(vethPrefix(bridge))), verdict(expr.VerdictAccept)},
+		{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: reg32}, cmp(expr.CmpOpNeq, []byte(VethPrefix(bridge))), verdict(expr.VerdictAccept)},
 		join(protocol(unix.ETH_P_IP), source(s4, false, ether, ip4), verdict(expr.VerdictAccept)),
 		join(protocol(unix.ETH_P_ARP), source(s4, true, arpEther, arpIP), drop()),
 		join(protocol(unix.ETH_P_ARP), source(s4, false, ether, arpIP), verdict(expr.VerdictAccept)),

@@ -7,12 +7,13 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	goruntime "runtime"
 	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/internal/thread"
 )
 
 // probed is how a connection went that was tried.
@@ -147,25 +148,10 @@ func (w *walk) nameOf(a netip.Addr) string {
 	return ""
 }
 
-// inside calls f on a thread in a network namespace; "" is the caller's. The
-// thread ends with it, so that no other goroutine can come to run there.
+// inside calls f in a network namespace; "" is the caller's.
 func inside(path string, f func() error) error {
 	if path == "" {
 		return f()
 	}
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread()
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err == nil {
-			err = unix.Setns(fd, unix.CLONE_NEWNET)
-			_ = unix.Close(fd)
-		}
-		if err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", path, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
+	return thread.InNetNSAt(path, f)
 }

@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -53,7 +54,7 @@ func (w *walk) podLink(h *netlink.Handle) {
 		}
 	}
 	if a.OperState == netlink.OperDown || a.OperState == netlink.OperLowerLayerDown {
-		w.add("pod link", Stop, "eth0 of "+w.From.String()+" has no carrier: the other end of its link is down", "ip link set "+orWord(w.link, "LINK")+" up")
+		w.add("pod link", Stop, "eth0 of "+w.From.String()+" has no carrier: the other end of its link is down", "ip link set "+cmp.Or(w.link, "LINK")+" up")
 		return
 	}
 	addrs, err := h.AddrList(link, family(w.To.Addr()))
@@ -61,7 +62,7 @@ func (w *walk) podLink(h *netlink.Handle) {
 		w.add("pod link", Stop, fmt.Sprintf("eth0 of %s has no %s address", w.From, familyName(w.To.Addr())), "delete the pod and let it be made again; for IPv6 add a range to network.pod_cidrs")
 		return
 	}
-	w.add("pod link", OK, fmt.Sprintf("eth0 is up with %s, MTU %d, host end %s", strings.Join(globals(addrs), ", "), a.MTU, orWord(w.link, "elsewhere")), "")
+	w.add("pod link", OK, fmt.Sprintf("eth0 is up with %s, MTU %d, host end %s", strings.Join(globals(addrs), ", "), a.MTU, cmp.Or(w.link, "elsewhere")), "")
 }
 
 // peer is the host's end of a veth, nil if it is none or not here.
@@ -174,7 +175,7 @@ func (w *walk) forward(end netip.AddrPort) {
 	}
 	routes, err := w.host.RouteGet(end.Addr().AsSlice())
 	if err != nil || len(routes) == 0 {
-		w.add("host route", Stop, fmt.Sprintf("this host has no route to %s: %v", end.Addr(), plainErr(err)), "ip route add "+end.Addr().String()+" dev "+orWord(w.Bridge, "DEVICE"))
+		w.add("host route", Stop, fmt.Sprintf("this host has no route to %s: %v", end.Addr(), plainErr(err)), "ip route add "+end.Addr().String()+" dev "+cmp.Or(w.Bridge, "DEVICE"))
 		return
 	}
 	w.add("host route", OK, fmt.Sprintf("this host sends to %s %s", end.Addr(), routeText(w.host, &routes[0])), "")
@@ -199,13 +200,6 @@ func sysctl(name string) (string, error) {
 
 // enter is a command line that runs words in the pod's network.
 func (w *walk) enter(words string) string { return "nsenter --net=" + w.From.NetNS + " " + words }
-
-func orWord(s, word string) string {
-	if s == "" {
-		return word
-	}
-	return s
-}
 
 func familyName(a netip.Addr) string {
 	if a.Is4() {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 )
 
 // reserve takes the addresses and node ports that a Service names.
@@ -53,9 +54,20 @@ func (e *Engine) allocate(s *corev1.Service) error {
 	return e.allocateNodePorts(key, s)
 }
 
+// takesNodePorts tells whether each port of a Service gets a node port.
+func takesNodePorts(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort ||
+		s.Spec.Type == corev1.ServiceTypeLoadBalancer && isTrue(s.Spec.AllocateLoadBalancerNodePorts)
+}
+
+// takesHealthPort tells whether a Service has a health check node port and none is named.
+func takesHealthPort(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.HealthCheckNodePort == 0 &&
+		s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
 func (e *Engine) allocateNodePorts(key string, s *corev1.Service) error {
-	balancer := s.Spec.Type == corev1.ServiceTypeLoadBalancer
-	if s.Spec.Type == corev1.ServiceTypeNodePort || (balancer && isTrue(s.Spec.AllocateLoadBalancerNodePorts)) {
+	if takesNodePorts(s) {
 		for i := range s.Spec.Ports {
 			p := &s.Spec.Ports[i]
 			if p.NodePort != 0 {
@@ -68,7 +80,7 @@ func (e *Engine) allocateNodePorts(key string, s *corev1.Service) error {
 			p.NodePort = int32(n)
 		}
 	}
-	if balancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal && s.Spec.HealthCheckNodePort == 0 {
+	if takesHealthPort(s) {
 		n, err := e.opts.Alloc.NodePort(key, string(corev1.ProtocolTCP))
 		if err != nil {
 			return err
@@ -102,18 +114,30 @@ func familiesOf(s *corev1.Service) (families []corev1.IPFamily, need int) {
 		}
 	}
 	need = max(len(families), 1)
-	dual := s.Spec.IPFamilyPolicy != nil && *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack
-	if len(families) == 0 || dual {
+	if len(families) == 0 || dualStack(s) {
 		for _, f := range []corev1.IPFamily{corev1.IPv4Protocol, corev1.IPv6Protocol} {
 			if !slices.Contains(families, f) {
 				families = append(families, f)
 			}
 		}
 	}
-	if dual && *s.Spec.IPFamilyPolicy == corev1.IPFamilyPolicyRequireDualStack {
+	if ptr.Deref(s.Spec.IPFamilyPolicy, "") == corev1.IPFamilyPolicyRequireDualStack {
 		need = 2
 	}
 	return families, need
+}
+
+// dualStack tells whether a Service wants both families, or takes both if it can.
+func dualStack(s *corev1.Service) bool {
+	return ptr.Deref(s.Spec.IPFamilyPolicy, corev1.IPFamilyPolicySingleStack) != corev1.IPFamilyPolicySingleStack
+}
+
+// policyFor is the policy of a Service that names none, by its number of families.
+func policyFor(families int) *corev1.IPFamilyPolicy {
+	if families == 2 {
+		return ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+	}
+	return ptr.To(corev1.IPFamilyPolicySingleStack)
 }
 
 func familyOf(a netip.Addr) corev1.IPFamily {
@@ -134,12 +158,11 @@ func familyNumber(f corev1.IPFamily) int {
 // IPv4 if there is a range of it.
 func (e *Engine) allocateIPs(key string, s *corev1.Service) error {
 	families, need := familiesOf(s)
-	dual := s.Spec.IPFamilyPolicy != nil && *s.Spec.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack
 	var ips []string
 	var got []corev1.IPFamily
 	var errs []error
 	for _, f := range families {
-		if len(ips) >= need && !dual {
+		if len(ips) >= need && !dualStack(s) {
 			break
 		}
 		ip, err := e.opts.Alloc.ClusterIP(key, familyNumber(f))
@@ -155,11 +178,7 @@ func (e *Engine) allocateIPs(key string, s *corev1.Service) error {
 	}
 	s.Spec.ClusterIP, s.Spec.ClusterIPs, s.Spec.IPFamilies = ips[0], ips, got
 	if s.Spec.IPFamilyPolicy == nil {
-		policy := corev1.IPFamilyPolicySingleStack
-		if len(ips) == 2 {
-			policy = corev1.IPFamilyPolicyRequireDualStack
-		}
-		s.Spec.IPFamilyPolicy = &policy
+		s.Spec.IPFamilyPolicy = policyFor(len(ips))
 	}
 	return nil
 }
@@ -191,11 +210,7 @@ func mergeAddresses(s, old *corev1.Service) error {
 		return nil
 	}
 	if s.Spec.IPFamilyPolicy == nil {
-		policy := corev1.IPFamilyPolicySingleStack
-		if len(s.Spec.IPFamilies) == 2 {
-			policy = corev1.IPFamilyPolicyRequireDualStack
-		}
-		s.Spec.IPFamilyPolicy = &policy
+		s.Spec.IPFamilyPolicy = policyFor(len(s.Spec.IPFamilies))
 	}
 	if len(s.Spec.IPFamilies) == 0 {
 		s.Spec.IPFamilies = slices.Clone(old.Spec.IPFamilies)
@@ -215,14 +230,13 @@ func mergeService(s, old *corev1.Service) error {
 	if err := mergeAddresses(s, old); err != nil {
 		return err
 	}
-	balancer := s.Spec.Type == corev1.ServiceTypeLoadBalancer
-	if balancer {
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		s.Status.LoadBalancer = old.Status.LoadBalancer
-		if s.Spec.HealthCheckNodePort == 0 && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
-			s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
-		}
 	}
-	if s.Spec.Type != corev1.ServiceTypeNodePort && (!balancer || !isTrue(s.Spec.AllocateLoadBalancerNodePorts)) {
+	if takesHealthPort(s) {
+		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	}
+	if !takesNodePorts(s) {
 		return nil
 	}
 	for i := range s.Spec.Ports {

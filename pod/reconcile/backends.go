@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod/manifest"
@@ -68,15 +69,22 @@ func (e *Engine) backends(s *corev1.Service) []backend {
 func (e *Engine) podBackend(s *corev1.Service, p *corev1.Pod) (backend, bool) {
 	st := e.statusOf(p)
 	b := backend{pod: p, node: &e.opts.NodeName, serving: hasCondition(&st, corev1.ContainersReady), terminating: p.DeletionTimestamp != nil}
-	for _, ip := range st.PodIPs {
-		b.addr = append(b.addr, parseAddrs([]string{ip.IP})...)
-	}
+	b.addr = addrsOf(&st)
 	b.ready = isReady(p, &st) || s.Spec.PublishNotReadyAddresses
 	if p.Spec.Subdomain == s.Name {
 		b.hostname = p.Spec.Hostname
 	}
 	b.ports = endpointPorts(s, p)
 	return b, len(b.addr) > 0 && !terminal(p)
+}
+
+// addrsOf are a pod's addresses, none before it has a network.
+func addrsOf(st *corev1.PodStatus) []netip.Addr {
+	var out []netip.Addr
+	for _, ip := range st.PodIPs {
+		out = append(out, parseAddrs([]string{ip.IP})...)
+	}
+	return out
 }
 
 func hasCondition(st *corev1.PodStatus, kind corev1.PodConditionType) bool {
@@ -90,18 +98,9 @@ func sliceBackends(s *discoveryv1.EndpointSlice) []backend {
 	}
 	var out []backend
 	for _, ep := range s.Endpoints {
-		is := func(b *bool, unknown bool) bool {
-			if b == nil {
-				return unknown
-			}
-			return *b
-		}
 		b := backend{addr: parseAddrs(ep.Addresses), node: ep.NodeName, ports: ports}
-		b.ready, b.terminating = is(ep.Conditions.Ready, true), is(ep.Conditions.Terminating, false)
-		b.serving = is(ep.Conditions.Serving, b.ready)
-		if ep.Hostname != nil {
-			b.hostname = *ep.Hostname
-		}
+		b.ready, b.terminating = ptr.Deref(ep.Conditions.Ready, true), ptr.Deref(ep.Conditions.Terminating, false)
+		b.serving, b.hostname = ptr.Deref(ep.Conditions.Serving, b.ready), ptr.Deref(ep.Hostname, "")
 		out = append(out, b)
 	}
 	return out

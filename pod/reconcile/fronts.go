@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -151,7 +152,8 @@ func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet) (names bool) {
 	if o, ok := e.objects.get(ref); ok {
 		p := o.Value().(*corev1.Pod)
 		if !terminal(p) {
-			now = &podFront{labels: p.Labels, names: dns.Pod{Namespace: p.Namespace, Addrs: e.addrsOf(p)}}
+			st := e.statusOf(p)
+			now = &podFront{labels: p.Labels, names: dns.Pod{Namespace: p.Namespace, Addrs: addrsOf(&st)}}
 		}
 	}
 	for _, pf := range []*podFront{old, now} {
@@ -179,16 +181,6 @@ func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet) (names bool) {
 		is = now.names.Addrs
 	}
 	return !slices.Equal(was, is)
-}
-
-// addrsOf are a pod's addresses, none before it has a network.
-func (e *Engine) addrsOf(p *corev1.Pod) []netip.Addr {
-	st := e.statusOf(p)
-	var out []netip.Addr
-	for _, ip := range st.PodIPs {
-		out = append(out, parseAddrs([]string{ip.IP})...)
-	}
-	return out
 }
 
 // selecting adds the Services whose selector matches the labels.
@@ -327,17 +319,5 @@ func (e *Engine) everything() []service.Service {
 }
 
 func compareRefs(a, b manifest.Ref) int {
-	if a.Namespace != b.Namespace {
-		if a.Namespace < b.Namespace {
-			return -1
-		}
-		return 1
-	}
-	switch {
-	case a.Name < b.Name:
-		return -1
-	case a.Name > b.Name:
-		return 1
-	}
-	return 0
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 }

@@ -100,6 +100,7 @@ func TestFailedPullsBackOff(t *testing.T) {
 		t.Errorf("a secret is told: %q", message)
 	}
 	for _, delay := range []string{"10s", "20s", "40s"} {
+		w.quiet() // what waits for the clock has asked for it
 		w.clock.advance(2 * time.Second)
 		w.until("it backs off "+delay, func() bool {
 			reason, message := w.waits()
@@ -109,9 +110,13 @@ func TestFailedPullsBackOff(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		w.quiet()
 		tries := r.seen()
 		w.clock.advance(d)
-		w.until("it is tried again", func() bool { return r.seen() != tries })
+		w.until("it is tried again, and fails", func() bool {
+			reason, _ := w.waits()
+			return r.seen() != tries && reason == "ErrImagePull"
+		})
 	}
 }
 

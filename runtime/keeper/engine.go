@@ -67,8 +67,7 @@ func (k *Keeper) startLibrary(c *container) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			_, _ = unix.Wait4(pid, nil, 0, nil)
+			killAndReap(pid)
 		}
 	}()
 	state, err := lc.State()
@@ -99,8 +98,7 @@ func startProcess(lc *libcontainer.Container, process *libcontainer.Process, s s
 	master, err := console.master()
 	if err != nil {
 		if pid, pidErr := process.Pid(); pidErr == nil {
-			_ = unix.Kill(pid, unix.SIGKILL)
-			_, _ = unix.Wait4(pid, nil, 0, nil)
+			killAndReap(pid)
 		}
 	}
 	return master, err
@@ -210,4 +208,10 @@ func ociProcess(p *specs.Process) *libcontainer.Process {
 		out.ConsoleWidth, out.ConsoleHeight = uint16(p.ConsoleSize.Width), uint16(p.ConsoleSize.Height)
 	}
 	return out
+}
+
+// killAndReap ends a process of ours that nobody else knows of.
+func killAndReap(pid int) {
+	_ = unix.Kill(pid, unix.SIGKILL)
+	_, _ = unix.Wait4(pid, nil, 0, nil)
 }

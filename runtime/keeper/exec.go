@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -107,8 +106,7 @@ func (c *container) startExec(spec runtime.ExecSpec, streams streams) (*executio
 	}
 	e.master = master
 	if e.proc, err = openProcess(pid, 0); err != nil {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		_, _ = unix.Wait4(pid, nil, 0, nil)
+		killAndReap(pid)
 		e.leaveGroup()
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func (k *Keeper) putFiles(c *call) error {
 	}
 	fresh := map[string]int{}
 	for i, name := range q.Names {
-		fd, err := duplicateFD(c.files[i])
+		fd, err := wire.Duplicate(c.files[i])
 		if err != nil {
 			closeFiles(fresh)
 			return fmt.Errorf("keep %s: %w", name, err)

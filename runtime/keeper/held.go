@@ -3,13 +3,10 @@
 package keeper
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/runtime/wire"
 )
@@ -136,7 +133,7 @@ func (c *container) toHold() (names []string, fds []int) {
 		if f == nil {
 			return
 		}
-		if fd, err := duplicateFD(f); err == nil { // else it is closed already
+		if fd, err := wire.Duplicate(f); err == nil { // else it is closed already
 			names, fds = append(names, name), append(fds, fd)
 		}
 	}
@@ -158,15 +155,4 @@ func (c *container) toHold() (names []string, fds []int) {
 	defer c.io.mu.Unlock()
 	add(wire.HeldStdin, c.io.stdin)
 	return names, fds
-}
-
-func duplicateFD(f *os.File) (int, error) {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	fd := -1
-	var dupErr error
-	err = raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
-	return fd, errors.Join(err, dupErr)
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pausa-run/pausa/runtime/wire"
 )
 
 // stdio is what stands behind a container's standard streams: FIFOs in its
@@ -165,7 +167,7 @@ func (s *stdio) input() (*os.File, error) {
 }
 
 func duplicate(f *os.File) (*os.File, error) {
-	fd, err := duplicateFD(f)
+	fd, err := wire.Duplicate(f)
 	if err != nil {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}

@@ -5,12 +5,12 @@ package keeper
 import (
 	"errors"
 	"fmt"
-	goruntime "runtime"
 	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/pausa-run/pausa/internal/thread"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -45,12 +45,7 @@ func setSysctls(pid int, values map[string]string) error {
 	if len(values) == 0 {
 		return nil
 	}
-	result := make(chan error)
-	go func() {
-		goruntime.LockOSThread()
-		result <- writeSysctls(pid, values)
-	}()
-	return <-result
+	return thread.Run(func() error { return writeSysctls(pid, values) })
 }
 
 func writeSysctls(pid int, values map[string]string) error {

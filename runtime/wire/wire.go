@@ -146,6 +146,19 @@ func fdsOf(oob []byte) ([]int, error) {
 	return all, nil
 }
 
+// Duplicate is another descriptor of the same file, for SendFDs. Fd would make the
+// file blocking, for everybody who has it.
+func Duplicate(f *os.File) (int, error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	fd := -1
+	var dupErr error
+	err = raw.Control(func(old uintptr) { fd, dupErr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 3) })
+	return fd, errors.Join(err, dupErr)
+}
+
 // CloseFDs closes descriptors that nobody needs any more.
 func CloseFDs(fds []int) {
 	for _, fd := range fds {

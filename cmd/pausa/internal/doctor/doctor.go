@@ -6,6 +6,7 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -29,19 +30,18 @@ type Check struct {
 
 // Daemon is what the daemon says of itself.
 type Daemon struct {
-	Err           error // it does not answer
-	Version       string
-	KeeperPID     int
-	KeeperVersion string
-	Orphans       func(context.Context) (count int, bytes uint64, err error) // of the image store
+	Err     error // it does not answer
+	Version string
+	Orphans func(context.Context) (count int, bytes uint64, err error) // of the image store
 }
 
 // Host is where to look. Proc is /proc but for tests.
 type Host struct {
 	Config  *config.Config
 	Proc    string
-	Cgroups []string // folders of cgroup.parent in each hierarchy that there is
-	Version string   // of this program
+	Cgroups []string     // folders of cgroup.parent in each hierarchy that there is
+	Version string       // of this program
+	DNS     []netip.Addr // of the cluster
 	Daemon  Daemon
 }
 

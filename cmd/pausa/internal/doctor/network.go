@@ -98,11 +98,7 @@ func (h Host) names(ctx context.Context) []Check {
 		return ok("not asked: the built-in network's bridge is made with the first pod")
 	}
 	name := "kube-dns.kube-system.svc." + h.Config.DNSDomain
-	for _, r := range h.Config.ServiceCIDRs {
-		at := r.Masked().Addr()
-		for range 10 { // the place of DNS in a range
-			at = at.Next()
-		}
+	for _, at := range h.DNS {
 		m, err := ask(ctx, net.JoinHostPort(at.String(), "53"), name, dns.TypeA)
 		if err != nil {
 			return fail("pausa trace host "+at.String()+":53/UDP", "%s does not answer: pods find no Service by its name: %v", at, err)

@@ -3,6 +3,7 @@
 package topology
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -164,7 +165,7 @@ func readiness(p *corev1.Pod) (ready bool, reason string) {
 	}
 	for _, c := range p.Status.Conditions {
 		if c.Type == corev1.PodReady {
-			ready, reason = c.Status == corev1.ConditionTrue, firstOf(c.Message, c.Reason)
+			ready, reason = c.Status == corev1.ConditionTrue, cmp.Or(c.Message, c.Reason)
 		}
 	}
 	if ready {
@@ -173,23 +174,14 @@ func readiness(p *corev1.Pod) (ready bool, reason string) {
 	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		switch {
 		case c.State.Waiting != nil && c.State.Waiting.Reason != "" && c.State.Waiting.Reason != "PodInitializing":
-			return false, fmt.Sprintf("container %s waits: %s", c.Name, firstOf(c.State.Waiting.Message, c.State.Waiting.Reason))
+			return false, fmt.Sprintf("container %s waits: %s", c.Name, cmp.Or(c.State.Waiting.Message, c.State.Waiting.Reason))
 		case c.State.Terminated != nil && c.State.Terminated.ExitCode != 0:
 			return false, fmt.Sprintf("container %s ended with %d", c.Name, c.State.Terminated.ExitCode)
 		case c.State.Running != nil && !c.Ready:
 			return false, fmt.Sprintf("container %s runs, and its readiness probe does not pass", c.Name)
 		}
 	}
-	return false, firstOf(reason, "phase "+string(p.Status.Phase))
-}
-
-func firstOf(words ...string) string {
-	for _, w := range words {
-		if w != "" {
-			return w
-		}
-	}
-	return ""
+	return false, cmp.Or(reason, "phase "+string(p.Status.Phase))
 }
 
 func serviceOf(s *corev1.Service) *Service {
@@ -281,7 +273,7 @@ func (s *Service) PortNames() string {
 	for i, p := range s.Ports {
 		words[i] = p.String()
 	}
-	return firstOf(strings.Join(words, ", "), "none")
+	return cmp.Or(strings.Join(words, ", "), "none")
 }
 
 // SelectorText is the selector as a command line takes it.
