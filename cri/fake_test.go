@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -306,6 +307,13 @@ func (f *fakePods) Checkpoint(_ context.Context, id, location string) error {
 		return err
 	}
 	return os.WriteFile(location, []byte(id), 0o600)
+}
+
+func (f *fakePods) CheckpointPod(_ context.Context, podID string, ids []string, dir string) error {
+	if _, err := f.Pod(podID); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "pod.json"), []byte(strings.Join(ids, " ")), 0o600)
 }
 
 func (f *fakePods) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {

@@ -225,9 +225,23 @@ func TestCalls(t *testing.T) {
 			return err
 		}, codes.InvalidArgument, "timeout"},
 		"checkpoint pod": {func() error {
-			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{PodSandboxId: podID})
+			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{PodSandboxId: podID, OutputPath: t.TempDir(), ContainerIds: []string{id}})
 			return err
-		}, codes.Unimplemented, "restores no checkpoints"},
+		}, codes.OK, ""},
+		"checkpoint pod nowhere": {func() error {
+			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{PodSandboxId: podID, OutputPath: "here", ContainerIds: []string{id}})
+			return err
+		}, codes.InvalidArgument, "output_path"},
+		"checkpoint pod without containers": {func() error {
+			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{PodSandboxId: podID, OutputPath: t.TempDir()})
+			return err
+		}, codes.InvalidArgument, "container_ids"},
+		"checkpoint pod with an option": {func() error {
+			_, err := d.rt.CheckpointPod(ctx, &criv1.CheckpointPodRequest{
+				PodSandboxId: podID, OutputPath: t.TempDir(), ContainerIds: []string{id}, Options: map[string]string{"fast": "1"},
+			})
+			return err
+		}, codes.InvalidArgument, "fast"},
 		"restore pod": {func() error { _, err := d.rt.RestorePod(ctx, &criv1.RestorePodRequest{}); return err }, codes.Unimplemented, "restores no checkpoints"},
 		"attach with a tty": {func() error {
 			_, err := d.rt.Attach(ctx, &criv1.AttachRequest{ContainerId: id, Tty: true, Stdin: true})

@@ -33,6 +33,7 @@ type Pods interface {
 	PortForward(ctx context.Context, podID string, port uint16, stream io.ReadWriteCloser) error
 
 	Checkpoint(ctx context.Context, id, location string) error
+	CheckpointPod(ctx context.Context, podID string, ids []string, dir string) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	WritableUsage(ctx context.Context, id string) (images.Usage, error)

@@ -104,36 +104,3 @@ func (s *runtimeService) UpdateRuntimeConfig(_ context.Context, r *criv1.UpdateR
 	}
 	return &criv1.UpdateRuntimeConfigResponse{}, nil
 }
-
-// CheckpointContainer writes an archive of a running container, which goes on.
-func (s *runtimeService) CheckpointContainer(ctx context.Context, r *criv1.CheckpointContainerRequest) (*criv1.CheckpointContainerResponse, error) {
-	if r.ContainerId == "" {
-		return nil, invalid("container_id", "is empty")
-	}
-	if err := checkAbs("location", r.Location); err != nil {
-		return nil, err
-	}
-	limit, err := seconds("timeout", r.Timeout)
-	if err != nil {
-		return nil, err
-	}
-	if limit > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, limit)
-		defer cancel()
-	}
-	return &criv1.CheckpointContainerResponse{}, s.o.Pods.Checkpoint(ctx, r.ContainerId, r.Location)
-}
-
-// noPodCheckpoint is why no pod is checkpointed or restored; it says what to do instead.
-const noPodCheckpoint = "this runtime restores no checkpoints, whose images would choose users, capabilities and filters of processes: checkpoint single containers, to look into them"
-
-// CheckpointPod is not implemented.
-func (s *runtimeService) CheckpointPod(context.Context, *criv1.CheckpointPodRequest) (*criv1.CheckpointPodResponse, error) {
-	return nil, fmt.Errorf("checkpoint pod: %w: %s", errUnimplemented, noPodCheckpoint)
-}
-
-// RestorePod is not implemented.
-func (s *runtimeService) RestorePod(context.Context, *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
-	return nil, fmt.Errorf("restore pod: %w: %s", errUnimplemented, noPodCheckpoint)
-}

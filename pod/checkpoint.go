@@ -99,25 +99,51 @@ func (c *container) canCheckpoint() error {
 
 // dump fills dir with all that the archive holds; c.op is held.
 func (m *Manager) dump(ctx context.Context, c *container, dir string) error {
+	return m.dumpAll(ctx, []*container{c}, []string{dir})
+}
+
+// dumpAll fills a folder for each container with all that an archive holds, of one
+// moment; their op is held.
+func (m *Manager) dumpAll(ctx context.Context, ctrs []*container, dirs []string) error {
 	rt, err := m.runtime()
 	if err != nil {
 		return err
 	}
-	img, err := m.opts.Images.Get(ctx, c.rec.ImageID)
-	if err != nil {
-		return fmt.Errorf("image %s: %w", c.rec.ImageID, err)
+	targets, written := make([]runtime.CheckpointTarget, len(ctrs)), make([]*specs.Spec, len(ctrs))
+	for i, c := range ctrs {
+		targets[i] = runtime.CheckpointTarget{ID: c.rec.ID, Dir: dirs[i]}
+		if written[i], err = m.specOf(ctx, c); err != nil {
+			return err
+		}
 	}
-	request, err := m.containerSpec(ctx, c, img)
-	if err != nil {
-		return err
-	}
-	err = rt.Checkpoint(ctx, c.rec.ID, dir, func() error { // it is frozen meanwhile
-		return createWith(filepath.Join(dir, checkpointRootfs), func(w io.Writer) error { return m.opts.Images.WriteDiff(ctx, c.rec.ID, w) })
+	err = rt.Checkpoint(ctx, targets, func() error { // all are frozen meanwhile
+		for _, t := range targets {
+			write := func(w io.Writer) error { return m.opts.Images.WriteDiff(ctx, t.ID, w) }
+			if err := createWith(filepath.Join(t.Dir, checkpointRootfs), write); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return keeperErr(err)
 	}
-	return c.describe(dir, request.Spec)
+	for i, c := range ctrs {
+		if err := c.describe(dirs[i], written[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// specOf is the OCI spec that a container was made with; c.op is held.
+func (m *Manager) specOf(ctx context.Context, c *container) (*specs.Spec, error) {
+	img, err := m.opts.Images.Get(ctx, c.rec.ImageID)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", c.rec.ImageID, err)
+	}
+	request, err := m.containerSpec(ctx, c, img)
+	return request.Spec, err
 }
 
 // describe writes what the container is; c.op is held.

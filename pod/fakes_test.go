@@ -125,15 +125,17 @@ func (k *fakeKeeper) StartPod(_ context.Context, s runtime.PodSpec) (runtime.Pod
 	return st, nil
 }
 
-func (k *fakeKeeper) Checkpoint(_ context.Context, _, dir string, frozen func() error) error {
+func (k *fakeKeeper) Checkpoint(_ context.Context, targets []runtime.CheckpointTarget, frozen func() error) error {
 	if err := k.call("Checkpoint"); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "checkpoint"), 0o700); err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "checkpoint", "core-1.img"), []byte("memory"), 0o600); err != nil {
-		return err
+	for _, t := range targets {
+		if err := os.MkdirAll(filepath.Join(t.Dir, "checkpoint"), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(t.Dir, "checkpoint", "core-1.img"), []byte("memory"), 0o600); err != nil {
+			return err
+		}
 	}
 	return frozen()
 }

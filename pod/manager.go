@@ -38,7 +38,7 @@ type Runtime interface {
 	Exec(context.Context, runtime.ExecSpec, runtime.Stdio) (int, error)
 	Attach(ctx context.Context, id string, stdio runtime.Stdio) error
 	Resize(ctx context.Context, id, execID string, width, height uint16) error
-	Checkpoint(ctx context.Context, id, dir string, frozen func() error) error
+	Checkpoint(ctx context.Context, targets []runtime.CheckpointTarget, frozen func() error) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error

@@ -229,21 +229,6 @@ func (c *Client) Wait(ctx context.Context, id string) (exit Exit, err error) {
 	return exit, err
 }
 
-// Checkpoint freezes a running container, writes its processes and memory below
-// dir, as CRIU does, calls frozen while nothing in the container moves, and lets
-// it run again. The error wraps ErrNoCRIU, ErrState or ErrNotFound.
-func (c *Client) Checkpoint(ctx context.Context, id, dir string, frozen func() error) error {
-	s, err := c.open(ctx, wire.ContainerCheckpoint, CheckpointRequest{ID: id, Dir: dir})
-	if err != nil {
-		return err
-	}
-	defer s.close() // which lets it run
-	if _, err := s.receive(nil); err != nil {
-		return err
-	}
-	return frozen()
-}
-
 // RemoveContainer kills what is left of a container and forgets it. A nil
 // error means that it is gone, also when it never was.
 func (c *Client) RemoveContainer(ctx context.Context, id string) error {

@@ -24,6 +24,11 @@ type GroupRequest struct {
 
 // CheckpointRequest is what Client.Checkpoint sends.
 type CheckpointRequest struct {
+	Targets []CheckpointTarget `json:"targets"`
+}
+
+// CheckpointTarget is a container, and the folder that gets what CRIU writes of it.
+type CheckpointTarget struct {
 	ID  string `json:"id"`
 	Dir string `json:"dir"`
 }

@@ -27,67 +27,121 @@ const (
 	criuErrors = 5
 )
 
-// serveCheckpoint freezes a container, has CRIU write its processes to a folder,
-// answers, and lets it run again when the client closes the connection: until
-// then its files stay as its memory knows them. It goes on whatever fails.
+// serveCheckpoint freezes containers, has CRIU write their processes to folders,
+// answers, and lets them run again when the client closes its end: until then their
+// files stay as their memory knows them. They go on whatever fails, and no answer
+// that is the last leaves before that.
 func (k *Keeper) serveCheckpoint(c *call) error {
 	var r runtime.CheckpointRequest
 	err := c.decode(&r)
 	if err != nil {
 		return c.reply(nil, err)
 	}
-	container, err := k.container(r.ID)
-	if err != nil {
-		return c.reply(nil, err)
-	}
 	gone := c.hungUp()
-	resume, err := container.checkpoint(r.Dir)
-	if err != nil {
-		err = fmt.Errorf("checkpoint container %q: %w", r.ID, err)
+	resume, err := k.freezeAll(r.Targets)
+	if err == nil {
+		err = k.dumpAll(r.Targets, gone)
 	}
-	if replyErr := c.reply(nil, err); replyErr == nil && err == nil {
-		<-gone
+	if err == nil {
+		if err = c.reply(nil, nil); err == nil {
+			<-gone
+		}
 	}
-	if err := resume(); err != nil {
-		k.log.Error("let a container run again after its checkpoint", "container", r.ID, "err", err)
+	if resumeErr := resume(); resumeErr != nil {
+		k.log.Error("let containers run again after their checkpoint", "err", resumeErr)
+		err = errors.Join(err, resumeErr)
+	}
+	if err := c.reply(nil, err); err != nil {
+		return err
 	}
 	return errDone
 }
 
-// checkpoint leaves the container frozen; resume ends that, and is never nil.
-func (c *container) checkpoint(dir string) (resume func() error, err error) {
-	resume = func() error { return nil }
+// freezeAll freezes every container, or none; resume, never nil, ends that.
+func (k *Keeper) freezeAll(targets []runtime.CheckpointTarget) (resume func() error, err error) {
+	var frozen []*libcontainer.Container
+	resume = func() error {
+		var errs []error
+		for _, lc := range frozen {
+			errs = append(errs, lc.Resume())
+		}
+		return errors.Join(errs...)
+	}
+	for _, t := range targets {
+		c, err := k.container(t.ID)
+		if err != nil {
+			return resume, err
+		}
+		lc, pid, err := c.dumpable()
+		if err == nil {
+			waitForProgram(pid)
+			if err = lc.Pause(); err != nil {
+				_ = lc.Resume() // it may be frozen in part
+			}
+		}
+		if err != nil {
+			return resume, fmt.Errorf("checkpoint container %q: freeze: %w", t.ID, err)
+		}
+		frozen = append(frozen, lc)
+	}
+	return resume, nil
+}
+
+// dumpAll ends early when the client is gone.
+func (k *Keeper) dumpAll(targets []runtime.CheckpointTarget, gone <-chan struct{}) error {
+	for _, t := range targets {
+		select {
+		case <-gone:
+			return errors.New("the client has given up")
+		default:
+		}
+		c, err := k.container(t.ID)
+		if err == nil {
+			err = c.dump(t.Dir)
+		}
+		if err != nil {
+			return fmt.Errorf("checkpoint container %q: %w", t.ID, err)
+		}
+	}
+	return nil
+}
+
+// dumpable refuses what CRIU cannot be asked for.
+func (c *container) dumpable() (lc *libcontainer.Container, pid int, err error) {
 	if _, err := exec.LookPath("criu"); err != nil {
-		return resume, fmt.Errorf("criu is not in the keeper's PATH: install the package criu, and see what 'criu check' says: %w", runtime.ErrNoCRIU)
+		return nil, 0, fmt.Errorf("criu is not in the keeper's PATH: install the package criu, and see what 'criu check' says: %w", runtime.ErrNoCRIU)
 	}
 	<-c.parked
 	c.mu.Lock()
 	engine, status, pid := c.engine, c.state.Status, c.state.Pid
 	c.mu.Unlock()
 	if engine == nil || status != runtime.Running {
-		return resume, fmt.Errorf("it is %s: %w", status, runtime.ErrState)
+		return nil, 0, fmt.Errorf("it is %s: %w", status, runtime.ErrState)
 	}
 	made, ok := engine.(library)
 	if !ok {
-		return resume, fmt.Errorf("it runs under a runtime handler, only the built-in runtime makes checkpoints: %w", runtime.ErrState)
+		return nil, 0, fmt.Errorf("it runs under a runtime handler, only the built-in runtime makes checkpoints: %w", runtime.ErrState)
 	}
-	lc := made.lc
-	waitForProgram(pid)
-	if err := c.writeCriuConfig(pid); err != nil {
-		return resume, err
+	return made.lc, pid, nil
+}
+
+// dump writes the frozen container's processes and memory below dir.
+func (c *container) dump(dir string) error {
+	lc, pid, err := c.dumpable()
+	if err == nil {
+		err = c.writeCriuConfig(pid)
 	}
-	if err := lc.Pause(); err != nil {
-		return resume, fmt.Errorf("freeze: %w", err)
+	if err != nil {
+		return err
 	}
-	resume = lc.Resume
 	err = lc.Checkpoint(&libcontainer.CriuOpts{
 		ImagesDirectory: filepath.Join(dir, "checkpoint"), WorkDirectory: dir, LeaveRunning: true,
 		TcpEstablished: true, FileLocks: true, ManageCgroupsMode: "ignore",
 	})
 	if err != nil {
-		return resume, fmt.Errorf("%w: %s", err, criuComplaint(filepath.Join(dir, "dump.log")))
+		return fmt.Errorf("%w: %s", err, criuComplaint(filepath.Join(dir, "dump.log")))
 	}
-	return resume, nil
+	return nil
 }
 
 // waitForProgram returns when the process of a container that was just started has

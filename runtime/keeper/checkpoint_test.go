@@ -4,6 +4,7 @@ package keeper_test
 
 import (
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -19,6 +20,10 @@ func needCRIU(t *testing.T) {
 	}
 }
 
+func target(id, dir string) []runtime.CheckpointTarget {
+	return []runtime.CheckpointTarget{{ID: id, Dir: dir}}
+}
+
 func TestCheckpoint(t *testing.T) {
 	needCRIU(t)
 	h := newHost(t)
@@ -27,7 +32,7 @@ func TestCheckpoint(t *testing.T) {
 	h.eventually("it counts", func() bool { return h.output(id, "stdout") != "" })
 	dir := t.TempDir()
 	var before, after string
-	err := h.client.Checkpoint(ctx(t), id, dir, func() error {
+	err := h.client.Checkpoint(ctx(t), target(id, dir), func() error {
 		before = h.output(id, "stdout")
 		exec.Command("sleep", "1").Run()
 		after = h.output(id, "stdout")
@@ -57,7 +62,7 @@ func TestCheckpointOfAVanishedClient(t *testing.T) {
 	id := h.container(h.pod(), sh("while :; do echo x; sleep 0.1; done"))
 	h.start(id)
 	gone := errors.New("the client's own error")
-	if err := h.client.Checkpoint(ctx(t), id, t.TempDir(), func() error { return gone }); !errors.Is(err, gone) {
+	if err := h.client.Checkpoint(ctx(t), target(id, t.TempDir()), func() error { return gone }); !errors.Is(err, gone) {
 		t.Errorf("error %v", err)
 	}
 	said := len(h.output(id, "stdout"))
@@ -67,7 +72,7 @@ func TestCheckpointOfAVanishedClient(t *testing.T) {
 func TestCheckpointRefusals(t *testing.T) {
 	h := newHost(t)
 	never := func() error { t.Error("called without a checkpoint"); return nil }
-	if err := h.client.Checkpoint(ctx(t), "nobody", t.TempDir(), never); !errors.Is(err, runtime.ErrNotFound) {
+	if err := h.client.Checkpoint(ctx(t), target("nobody", t.TempDir()), never); !errors.Is(err, runtime.ErrNotFound) {
 		t.Errorf("unknown container: %v", err)
 	}
 	id := h.container(h.pod(), []string{"sleep", "1000"})
@@ -75,7 +80,47 @@ func TestCheckpointRefusals(t *testing.T) {
 	if _, err := exec.LookPath("criu"); err != nil {
 		want = runtime.ErrNoCRIU
 	}
-	if err := h.client.Checkpoint(ctx(t), id, t.TempDir(), never); !errors.Is(err, want) {
+	if err := h.client.Checkpoint(ctx(t), target(id, t.TempDir()), never); !errors.Is(err, want) {
 		t.Errorf("created container: %v, want %v", err, want)
 	}
+}
+
+// Two containers are frozen before either is written, and both go on.
+func TestCheckpointOfTwo(t *testing.T) {
+	needCRIU(t)
+	h := newHost(t)
+	pod := h.pod()
+	count := sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
+	one, two := h.container(pod, count), h.container(pod, count)
+	h.start(one)
+	h.start(two)
+	h.eventually("both count", func() bool { return h.output(one, "stdout") != "" && h.output(two, "stdout") != "" })
+	dirs := []string{t.TempDir(), t.TempDir()}
+	var before, after [2]string
+	err := h.client.Checkpoint(ctx(t), []runtime.CheckpointTarget{{ID: one, Dir: dirs[0]}, {ID: two, Dir: dirs[1]}}, func() error {
+		before = [2]string{h.output(one, "stdout"), h.output(two, "stdout")}
+		exec.Command("sleep", "1").Run()
+		after = [2]string{h.output(one, "stdout"), h.output(two, "stdout")}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before != after {
+		t.Errorf("one ran: %q, then %q", before, after)
+	}
+	for i, id := range []string{one, two} {
+		if _, err := os.Stat(filepath.Join(dirs[i], "checkpoint", "inventory.img")); err != nil {
+			t.Error(err)
+		}
+		h.eventually("it counts on", func() bool { return len(h.output(id, "stdout")) > len(after[i]) })
+	}
+	// One that cannot be written leaves the other running.
+	created := h.container(pod, count)
+	err = h.client.Checkpoint(ctx(t), []runtime.CheckpointTarget{{ID: one, Dir: t.TempDir()}, {ID: created, Dir: t.TempDir()}}, func() error { return nil })
+	if !errors.Is(err, runtime.ErrState) {
+		t.Errorf("one that does not run: %v", err)
+	}
+	said := len(h.output(one, "stdout"))
+	h.eventually("it counts on", func() bool { return len(h.output(one, "stdout")) > said })
 }

@@ -12,7 +12,8 @@ const (
 	ContainerCreate = "container.create" // runtime.ContainerSpec → none
 	ContainerStart  = "container.start"  // ID → runtime.ContainerState
 	ContainerSignal = "container.signal" // Signal → none
-	// ContainerCheckpoint: runtime.CheckpointRequest → none; the container runs again when the connection is closed.
+	// ContainerCheckpoint: runtime.CheckpointRequest → none, and none again when the
+	// containers run on, which they do when the client has closed its end.
 	ContainerCheckpoint = "container.checkpoint"
 	ContainerWait       = "container.wait"   // ID → runtime.Exit
 	ContainerRemove     = "container.remove" // ID → none
