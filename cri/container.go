@@ -3,7 +3,6 @@ package cri
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -116,42 +115,6 @@ func (s *runtimeService) ContainerStatus(_ context.Context, r *criv1.ContainerSt
 		out.Info = containerInfo(&c)
 	}
 	return out, nil
-}
-
-// ListContainers lists the containers of the pods made over this API.
-func (s *runtimeService) ListContainers(_ context.Context, r *criv1.ListContainersRequest) (*criv1.ListContainersResponse, error) {
-	return &criv1.ListContainersResponse{Containers: s.listContainers(r.Filter)}, nil
-}
-
-// StreamContainers is ListContainers in parts.
-func (s *runtimeService) StreamContainers(r *criv1.StreamContainersRequest, out criv1.RuntimeService_StreamContainersServer) error {
-	return inParts(s.listContainers(r.Filter), func(part []*criv1.Container) error {
-		return out.Send(&criv1.StreamContainersResponse{Containers: part})
-	})
-}
-
-func (s *runtimeService) listContainers(f *criv1.ContainerFilter) []*criv1.Container {
-	var out []*criv1.Container
-	all := s.visibleContainers(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector())
-	for i := range all {
-		if f.GetState() == nil || f.State.State == containerState(&all[i]) {
-			out = append(out, containerItem(&all[i]))
-		}
-	}
-	return out
-}
-
-// visibleContainers are those of the visible pods whose ids begin so and whose labels match.
-func (s *runtimeService) visibleContainers(id, podID string, labels map[string]string) []pod.Container {
-	hidden := map[string]bool{}
-	for _, p := range s.o.Pods.Pods() {
-		if p.Config.Declared {
-			hidden[p.ID] = true
-		}
-	}
-	return slices.DeleteFunc(s.o.Pods.Containers(), func(c pod.Container) bool {
-		return hidden[c.PodID] || !strings.HasPrefix(c.ID, id) || !strings.HasPrefix(c.PodID, podID) || !labelsMatch(labels, c.Config.Labels)
-	})
 }
 
 // UpdateContainerResources changes a container's limits; zero leaves one as it is.

@@ -124,12 +124,17 @@ func (f *fakePods) Pod(id string) (pod.Pod, error) {
 	return pod.Pod{}, fmt.Errorf("pod %q: %w", id, pod.ErrNotFound)
 }
 
-func (f *fakePods) Pods() []pod.Pod {
+func (f *fakePods) Snapshot() (out pod.Snapshot) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := make([]pod.Pod, 0, len(f.pods))
 	for _, id := range slices.Sorted(maps.Keys(f.pods)) {
-		out = append(out, *f.pods[id])
+		p := *f.pods[id]
+		out.Pods = append(out.Pods, &p)
+	}
+	for _, id := range slices.Sorted(maps.Keys(f.containers)) {
+		c := *f.containers[id]
+		c.Declared = f.pods[c.PodID].Config.Declared
+		out.Containers = append(out.Containers, &c)
 	}
 	return out
 }
@@ -209,14 +214,8 @@ func (f *fakePods) Container(id string) (pod.Container, error) {
 	return pod.Container{}, fmt.Errorf("container %q: %w", id, pod.ErrNotFound)
 }
 
-func (f *fakePods) Containers() []pod.Container {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out := make([]pod.Container, 0, len(f.containers))
-	for _, id := range slices.Sorted(maps.Keys(f.containers)) {
-		out = append(out, *f.containers[id])
-	}
-	return out
+func (f *fakePods) ContainersOf(podID string) []*pod.Container {
+	return slices.DeleteFunc(f.Snapshot().Containers, func(c *pod.Container) bool { return c.PodID != podID })
 }
 
 func (f *fakePods) Wait(ctx context.Context, id string) (runtime.Exit, error) {

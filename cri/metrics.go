@@ -236,16 +236,15 @@ func (s *runtimeService) podMetrics(ctx context.Context) ([]*criv1.PodSandboxMet
 		if !p.Ready {
 			continue
 		}
-		pm := &criv1.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: networkMetrics(table, &p)}
-		for i := range containers {
-			c := &containers[i]
+		pm := &criv1.PodSandboxMetrics{PodSandboxId: p.ID, Metrics: networkMetrics(table, p)}
+		for _, c := range containers {
 			st := readings[c.ID]
 			if c.PodID != p.ID || st == nil || st.Details == nil {
 				continue
 			}
 			disk, _ := s.usage.disk(ctx, c.ID)
 			r := &reading{c, st, st.Details, disk}
-			pm.ContainerMetrics = append(pm.ContainerMetrics, &criv1.ContainerMetrics{ContainerId: c.ID, Metrics: containerMetrics(table, &p, r)})
+			pm.ContainerMetrics = append(pm.ContainerMetrics, &criv1.ContainerMetrics{ContainerId: c.ID, Metrics: containerMetrics(table, p, r)})
 		}
 		out = append(out, pm)
 	}

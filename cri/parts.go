@@ -17,14 +17,14 @@ type Pods interface {
 	Stop(ctx context.Context, id string) error
 	Remove(ctx context.Context, id string) error
 	Pod(id string) (pod.Pod, error)
-	Pods() []pod.Pod
+	Snapshot() pod.Snapshot
 
 	CreateContainer(ctx context.Context, podID string, cfg pod.ContainerConfig) (id string, err error)
 	StartContainer(ctx context.Context, id string) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
 	Container(id string) (pod.Container, error)
-	Containers() []pod.Container
+	ContainersOf(podID string) []*pod.Container
 	Wait(ctx context.Context, id string) (runtime.Exit, error)
 
 	Exec(ctx context.Context, id string, spec runtime.ExecSpec, stdio runtime.Stdio) (code int, err error)

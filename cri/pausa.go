@@ -34,9 +34,10 @@ func (s *pausaService) objects() (Objects, error) {
 
 // Info tells versions, folders and counts.
 func (s *pausaService) Info(ctx context.Context, _ *pausav1.InfoRequest) (*pausav1.InfoResponse, error) {
+	now := s.o.Pods.Snapshot()
 	out := &pausav1.InfoResponse{
 		Version: s.o.Version, DaemonPid: int32(os.Getpid()),
-		Pods: int32(len(s.o.Pods.Pods())), Containers: int32(len(s.o.Pods.Containers())),
+		Pods: int32(len(now.Pods)), Containers: int32(len(now.Containers)),
 	}
 	if s.o.Info == nil {
 		return out, nil

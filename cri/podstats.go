@@ -23,7 +23,7 @@ func (s *runtimeService) PodSandboxStats(ctx context.Context, r *criv1.PodSandbo
 	if err != nil {
 		return nil, err
 	}
-	stats, err := s.podStats(ctx, []pod.Pod{p})
+	stats, err := s.podStats(ctx, []*pod.Pod{&p})
 	if err != nil {
 		return nil, err
 	}
@@ -48,44 +48,39 @@ func (s *runtimeService) StreamPodSandboxStats(r *criv1.StreamPodSandboxStatsReq
 }
 
 func (s *runtimeService) listPodStats(ctx context.Context, f *criv1.PodSandboxStatsFilter) ([]*criv1.PodSandboxStats, error) {
-	s.usage.keep(s.o.Pods.Containers())
-	return s.podStats(ctx, slices.DeleteFunc(s.visible(), func(p pod.Pod) bool {
+	s.usage.keep(s.o.Pods.Snapshot().Containers)
+	return s.podStats(ctx, slices.DeleteFunc(s.visible(), func(p *pod.Pod) bool {
 		return !p.Ready || !strings.HasPrefix(p.ID, f.GetId()) || !labelsMatch(f.GetLabelSelector(), p.Config.Labels)
 	}))
 }
 
 // podStats has one entry for each pod: the sums of its containers, and its network.
-func (s *runtimeService) podStats(ctx context.Context, pods []pod.Pod) ([]*criv1.PodSandboxStats, error) {
-	byPod := map[string][]pod.Container{}
-	var all []pod.Container
-	for _, p := range pods {
-		byPod[p.ID] = nil
-	}
-	for _, c := range s.o.Pods.Containers() {
-		if _, ok := byPod[c.PodID]; ok {
-			byPod[c.PodID] = append(byPod[c.PodID], c)
-			all = append(all, c)
-		}
+func (s *runtimeService) podStats(ctx context.Context, pods []*pod.Pod) ([]*criv1.PodSandboxStats, error) {
+	byPod := make([][]*pod.Container, len(pods))
+	var all []*pod.Container
+	for i, p := range pods {
+		byPod[i] = s.o.Pods.ContainersOf(p.ID)
+		all = append(all, byPod[i]...)
 	}
 	readings, err := s.readings(ctx, s.o.Pods.Stats, all)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]*criv1.PodSandboxStats, 0, len(pods))
-	for i := range pods {
-		out = append(out, s.onePodStats(ctx, &pods[i], byPod[pods[i].ID], readings))
+	for i, p := range pods {
+		out = append(out, s.onePodStats(ctx, p, byPod[i], readings))
 	}
 	return out, nil
 }
 
-func (s *runtimeService) onePodStats(ctx context.Context, p *pod.Pod, containers []pod.Container, readings map[string]*runtime.Stats) *criv1.PodSandboxStats {
+func (s *runtimeService) onePodStats(ctx context.Context, p *pod.Pod, containers []*pod.Container, readings map[string]*runtime.Stats) *criv1.PodSandboxStats {
 	now := time.Now().UnixNano()
 	sum := runtime.Stats{Time: time.Now()}
 	var rate uint64
 	linux := &criv1.LinuxPodSandboxStats{Network: podNetwork(p, now)}
-	for i := range containers {
-		st := readings[containers[i].ID]
-		cs := s.oneStats(ctx, &containers[i], st)
+	for _, c := range containers {
+		st := readings[c.ID]
+		cs := s.oneStats(ctx, c, st)
 		linux.Containers = append(linux.Containers, cs)
 		if st == nil {
 			continue

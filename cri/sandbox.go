@@ -3,13 +3,9 @@ package cri
 import (
 	"context"
 	"errors"
-	"fmt"
-	"slices"
-	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -69,69 +65,12 @@ func (s *runtimeService) PodSandboxStatus(_ context.Context, r *criv1.PodSandbox
 
 // containersOf are the statuses of a pod's containers.
 func (s *runtimeService) containersOf(podID string) []*criv1.ContainerStatus {
-	var out []*criv1.ContainerStatus
-	all := s.o.Pods.Containers()
-	for i := range all {
-		if all[i].PodID == podID {
-			out = append(out, containerStatus(&all[i]))
-		}
+	all := s.o.Pods.ContainersOf(podID)
+	out := make([]*criv1.ContainerStatus, 0, len(all))
+	for _, c := range all {
+		out = append(out, containerStatus(c))
 	}
 	return out
-}
-
-// ListPodSandbox lists the pods made over this API.
-func (s *runtimeService) ListPodSandbox(_ context.Context, r *criv1.ListPodSandboxRequest) (*criv1.ListPodSandboxResponse, error) {
-	return &criv1.ListPodSandboxResponse{Items: s.listPods(r.Filter)}, nil
-}
-
-// StreamPodSandboxes is ListPodSandbox in parts.
-func (s *runtimeService) StreamPodSandboxes(r *criv1.StreamPodSandboxesRequest, out criv1.RuntimeService_StreamPodSandboxesServer) error {
-	return inParts(s.listPods(r.Filter), func(part []*criv1.PodSandbox) error {
-		return out.Send(&criv1.StreamPodSandboxesResponse{PodSandboxes: part})
-	})
-}
-
-// visible are the pods that the runtime API shows. Declared pods are not among
-// them: a kubelet on the same socket removes every pod that it did not ask for.
-func (s *runtimeService) visible() []pod.Pod {
-	return slices.DeleteFunc(s.o.Pods.Pods(), func(p pod.Pod) bool { return p.Config.Declared })
-}
-
-func (s *runtimeService) listPods(f *criv1.PodSandboxFilter) []*criv1.PodSandbox {
-	var out []*criv1.PodSandbox
-	pods := s.visible()
-	for i := range pods {
-		p := &pods[i]
-		if strings.HasPrefix(p.ID, f.GetId()) && (f.GetState() == nil || f.State.State == podState(p)) && labelsMatch(f.GetLabelSelector(), p.Config.Labels) {
-			out = append(out, podItem(p))
-		}
-	}
-	return out
-}
-
-func labelsMatch(want, have map[string]string) bool {
-	for k, v := range want {
-		if got, ok := have[k]; !ok || got != v {
-			return false
-		}
-	}
-	return true
-}
-
-// partSize bounds the items of one message of a streamed list.
-const partSize = 256
-
-// inParts sends items in messages of at most partSize; an empty list is one empty message.
-func inParts[T any](items []T, send func([]T) error) error {
-	for {
-		n := min(partSize, len(items))
-		if err := send(items[:n:n]); err != nil {
-			return fmt.Errorf("send list: %w", err)
-		}
-		if items = items[n:]; len(items) == 0 {
-			return nil
-		}
-	}
 }
 
 // UpdatePodSandboxResources changes a pod's own limits; zero leaves one as it is.

@@ -13,10 +13,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
 	"github.com/pausa-run/pausa/internal/unixsocket"
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -95,7 +97,11 @@ func New(o Options) (*Server, error) {
 	if s.stream, err = newStreamer(o.Pods, o.Log); err != nil {
 		return nil, err
 	}
-	rt := &runtimeService{o: o, log: o.Log, host: readHostFacts(), usage: newUsageCache(o.Pods), stream: s.stream, stopping: s.stopping}
+	rt := &runtimeService{
+		o: o, log: o.Log, host: readHostFacts(), usage: newUsageCache(o.Pods), stream: s.stream, stopping: s.stopping,
+		podItems:       newEncodings(func(p *pod.Pod) proto.Message { return podItem(p) }),
+		containerItems: newEncodings(func(c *pod.Container) proto.Message { return containerItem(c) }),
+	}
 	criv1.RegisterRuntimeServiceServer(s.grpc, rt)
 	criv1.RegisterImageServiceServer(s.grpc, &imageService{images: o.Images, pull: o.Pull})
 	pausav1.RegisterPausaServer(s.grpc, &pausaService{o: o, stopping: s.stopping})
@@ -157,4 +163,7 @@ type runtimeService struct {
 	usage    *usageCache
 	stream   *streamer
 	stopping <-chan struct{}
+
+	podItems       *encodings[pod.Pod]
+	containerItems *encodings[pod.Container]
 }

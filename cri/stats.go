@@ -21,7 +21,7 @@ func (s *runtimeService) ContainerStats(ctx context.Context, r *criv1.ContainerS
 	if err != nil {
 		return nil, err
 	}
-	stats, err := s.containerStats(ctx, []pod.Container{c})
+	stats, err := s.containerStats(ctx, []*pod.Container{&c})
 	if err != nil {
 		return nil, err
 	}
@@ -46,29 +46,29 @@ func (s *runtimeService) StreamContainerStats(r *criv1.StreamContainerStatsReque
 }
 
 func (s *runtimeService) listStats(ctx context.Context, f *criv1.ContainerStatsFilter) ([]*criv1.ContainerStats, error) {
-	s.usage.keep(s.o.Pods.Containers())
+	s.usage.keep(s.o.Pods.Snapshot().Containers)
 	return s.containerStats(ctx, s.visibleContainers(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector()))
 }
 
 // containerStats has one entry for each container, in their order. One that does not run has its disk usage alone.
-func (s *runtimeService) containerStats(ctx context.Context, all []pod.Container) ([]*criv1.ContainerStats, error) {
+func (s *runtimeService) containerStats(ctx context.Context, all []*pod.Container) ([]*criv1.ContainerStats, error) {
 	readings, err := s.readings(ctx, s.o.Pods.Stats, all)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]*criv1.ContainerStats, 0, len(all))
-	for i := range all {
-		out = append(out, s.oneStats(ctx, &all[i], readings[all[i].ID]))
+	for _, c := range all {
+		out = append(out, s.oneStats(ctx, c, readings[c.ID]))
 	}
 	return out, nil
 }
 
 // readings are the cgroups of those containers that run, by id, as read by Stats or DetailedStats.
-func (s *runtimeService) readings(ctx context.Context, read func(context.Context, ...string) ([]runtime.Stats, error), all []pod.Container) (map[string]*runtime.Stats, error) {
+func (s *runtimeService) readings(ctx context.Context, read func(context.Context, ...string) ([]runtime.Stats, error), all []*pod.Container) (map[string]*runtime.Stats, error) {
 	var ids []string
-	for i := range all {
-		if all[i].Status == runtime.Running {
-			ids = append(ids, all[i].ID)
+	for _, c := range all {
+		if c.Status == runtime.Running {
+			ids = append(ids, c.ID)
 		}
 	}
 	if len(ids) == 0 {

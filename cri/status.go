@@ -43,13 +43,14 @@ func (s *runtimeService) Status(ctx context.Context, r *criv1.StatusRequest) (*c
 				return nil, fmt.Errorf("tell of the daemon: %w", err)
 			}
 		}
+		now := s.o.Pods.Snapshot()
 		out.Info = info(struct {
 			Info
 			Version    string `json:"version"`
 			Pods       int    `json:"pods"`
 			Containers int    `json:"containers"`
 			Goroutines int    `json:"goroutines"`
-		}{own, s.o.Version, len(s.o.Pods.Pods()), len(s.o.Pods.Containers()), goruntime.NumGoroutine()})
+		}{own, s.o.Version, len(now.Pods), len(now.Containers), goruntime.NumGoroutine()})
 	}
 	return out, nil
 }

@@ -50,10 +50,10 @@ func (u *usageCache) entry(id string) *usage {
 }
 
 // keep forgets containers that are gone.
-func (u *usageCache) keep(all []pod.Container) {
+func (u *usageCache) keep(all []*pod.Container) {
 	here := make(map[string]bool, len(all))
-	for i := range all {
-		here[all[i].ID] = true
+	for _, c := range all {
+		here[c.ID] = true
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -101,7 +101,7 @@ func (m *Manager) makeContainer(ctx context.Context, c *container) error {
 	if err != nil {
 		return fmt.Errorf("image %s: %w", c.rec.Config.Image, err)
 	}
-	m.set(func() {
+	m.setContainer(c, func() {
 		r := &c.rec
 		r.ImageID, r.StopSignal = img.ID, stopSignal(r.Config.StopSignal, img.Config.Config.StopSignal)
 		r.CgroupPath = containerGroup(m.podGroup(c.pod), r.ID)
@@ -121,7 +121,7 @@ func (m *Manager) makeContainer(ctx context.Context, c *container) error {
 	if err := rt.CreateContainer(keeping, spec); err != nil {
 		return keeperErr(err)
 	}
-	m.set(func() { c.rec.Made = true })
+	m.setContainer(c, func() { c.rec.Made = true })
 	if err := m.saveContainer(c); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		m.noteFailedStart(ctx, rt, c)
 		return fmt.Errorf("start container %s: %w", name, keeperErr(err))
 	}
-	m.set(func() { c.pid, c.rec.StartedAt = st.Pid, st.StartedAt })
+	m.setContainer(c, func() { c.pid, c.rec.StartedAt = st.Pid, st.StartedAt })
 	m.events.send(Event{Type: EventStarted, PodID: c.rec.PodID, ContainerID: c.rec.ID})
 	return m.saveContainer(c)
 }
@@ -179,7 +179,7 @@ func (m *Manager) noteFailedStart(ctx context.Context, rt Runtime, c *container)
 // noteExit records how a container ended, once; c.op is held.
 func (m *Manager) noteExit(c *container, exit runtime.Exit) {
 	first := false
-	m.set(func() {
+	m.setContainer(c, func() {
 		if first = c.rec.Exit == nil; first {
 			c.rec.Exit, c.pid = &exit, 0
 		}
@@ -284,7 +284,7 @@ func (m *Manager) removeContainerLocked(ctx context.Context, c *container) error
 	if err := os.Remove(m.containerFile(c.rec.PodID, id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
-	m.set(func() {
+	m.setContainer(c, func() {
 		delete(m.ctrs, id)
 		delete(c.pod.ctrs, id)
 		if key := containerKey(c.rec.PodID, &c.rec.Config); m.names[key] == id {

@@ -1,19 +1,17 @@
 package pod
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -87,7 +85,7 @@ type Options struct {
 }
 
 // Manager makes and ends pods and their containers. Lists and statuses are
-// copies of what it holds in memory and never wait for a mutation.
+// read from what it holds in memory and never wait for a mutation.
 type Manager struct {
 	opts   Options
 	log    *slog.Logger
@@ -101,6 +99,7 @@ type Manager struct {
 	ctrs  map[string]*container
 	names map[string]string // nameKey → id of the pod or container that holds it
 
+	shown  atomic.Pointer[Snapshot] // written with mu held
 	events broadcaster
 	stop   context.CancelFunc
 	ctx    context.Context // ends with Close
@@ -153,6 +152,7 @@ func New(o Options) (*Manager, error) {
 		opts: o, log: o.Log, dir: filepath.Join(o.RunDir, "pods"), bootID: bootID,
 		rt: o.Runtime, pods: map[string]*sandbox{}, ctrs: map[string]*container{}, names: map[string]string{},
 	}
+	m.shown.Store(&Snapshot{})
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pods' folder: %w", err)
@@ -177,21 +177,6 @@ func (m *Manager) runtime() (Runtime, error) {
 	return m.rt, nil
 }
 
-// Pods returns every pod, oldest first.
-func (m *Manager) Pods() []Pod {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	// The views are large: what is sorted is where they come from.
-	all := slices.SortedFunc(maps.Values(m.pods), func(a, b *sandbox) int {
-		return cmp.Or(a.rec.CreatedAt.Compare(b.rec.CreatedAt), cmp.Compare(a.rec.ID, b.rec.ID))
-	})
-	out := make([]Pod, 0, len(all))
-	for _, p := range all {
-		out = append(out, p.view())
-	}
-	return out
-}
-
 // Pod returns the pod of this id, or of a prefix that only one has. ErrNotFound.
 func (m *Manager) Pod(id string) (Pod, error) {
 	m.mu.RLock()
@@ -200,23 +185,7 @@ func (m *Manager) Pod(id string) (Pod, error) {
 	if err != nil {
 		return Pod{}, err
 	}
-	return p.view(), nil
-}
-
-// Containers returns every container, oldest first.
-func (m *Manager) Containers() []Container {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	all := slices.SortedFunc(maps.Values(m.ctrs), func(a, b *container) int {
-		return cmp.Or(a.rec.CreatedAt.Compare(b.rec.CreatedAt), cmp.Compare(a.rec.ID, b.rec.ID))
-	})
-	out := make([]Container, 0, len(all))
-	for _, c := range all {
-		if c.rec.Made {
-			out = append(out, c.view())
-		}
-	}
-	return out
+	return *p.view(), nil
 }
 
 // Container returns the container of this id, or of a prefix that only one has. ErrNotFound.
@@ -227,7 +196,7 @@ func (m *Manager) Container(id string) (Container, error) {
 	if err != nil {
 		return Container{}, err
 	}
-	return c.view(), nil
+	return *c.view(), nil
 }
 
 // lookup finds id in all, whole or as a prefix of exactly one key.
@@ -262,27 +231,8 @@ func (m *Manager) container(id string) (*container, error) {
 	return lookup(m.ctrs, "container", id)
 }
 
-// view copies a pod; Manager.mu is held.
-func (p *sandbox) view() Pod {
-	r := &p.rec
-	return Pod{
-		ID: r.ID, Config: r.Config, CreatedAt: r.CreatedAt, Ready: p.ready(), Pid: p.pid,
-		IPs: r.Net.IPs, NetNS: r.Net.NetNS, StoppedAt: r.StoppedAt, Problem: r.Problem,
-	}
-}
-
 // ready is worked out from facts: made, not stopped, and pause runs; Manager.mu is held.
 func (p *sandbox) ready() bool { return p.rec.Made && p.rec.StoppedAt.IsZero() && p.pid != 0 }
-
-// view copies a container; Manager.mu is held.
-func (c *container) view() Container {
-	r := &c.rec
-	return Container{
-		ID: r.ID, PodID: r.PodID, Config: r.Config, ImageID: r.ImageID, Status: r.status(), Pid: c.pid,
-		CreatedAt: r.CreatedAt, StartedAt: r.StartedAt, Exit: r.Exit, LogPath: r.LogPath,
-		UID: r.User.UID, GID: r.User.GID, Groups: r.User.AdditionalGIDs, StopSignal: r.StopSignal,
-	}
-}
 
 // RuntimeStatus says why containers cannot be started now; nil when they can.
 func (m *Manager) RuntimeStatus(context.Context) error {

@@ -32,6 +32,7 @@ func newWorld(t *testing.T) *world {
 	w.restart()
 	t.Cleanup(func() { // the pods' mounts keep the test's folder from being removed
 		w.m.Close()
+		w.checkShown()
 		for _, p := range w.m.Pods() {
 			_ = w.m.unmountPod(p.ID)
 		}

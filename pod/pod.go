@@ -134,6 +134,7 @@ type EnvVar struct {
 type Container struct {
 	ID         string          `json:"id"`
 	PodID      string          `json:"podID"`
+	Declared   bool            `json:"declared,omitempty"` // its pod is
 	Config     ContainerConfig `json:"config"`
 	ImageID    string          `json:"imageID"`
 	Status     runtime.Status  `json:"status"`

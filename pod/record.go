@@ -82,13 +82,6 @@ func (m *Manager) saveContainer(c *container) error {
 	return atomicfile.WriteJSON(m.containerFile(rec.PodID, rec.ID), rec)
 }
 
-// set changes memory under the lock.
-func (m *Manager) set(change func()) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	change()
-}
-
 // loadPod reads one pod's folder. A record that cannot be read is an error and
 // the containers that can be read are returned all the same.
 func loadPod(dir string) (rec podRecord, ctrs []containerRecord, err error) {

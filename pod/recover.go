@@ -61,7 +61,7 @@ func (m *Manager) setAside(dir string, cause error) {
 	m.log.Error("a pod's record cannot be read; it is set aside and what the pod held is given back", "folder", bad, "cause", cause, "error", err)
 }
 
-// adopt puts a pod's records into memory.
+// adopt puts a pod's records into memory, not to be shown yet.
 func (m *Manager) adopt(rec podRecord, ctrs []containerRecord) {
 	p := &sandbox{made: make(chan struct{}), ctrs: map[string]*container{}, rec: rec}
 	close(p.made)
@@ -109,6 +109,7 @@ func (m *Manager) matchKeeper(ctx context.Context) error {
 func (m *Manager) applyPods(states []runtime.PodState) (unknown []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	defer m.showAll()
 	alive := map[string]runtime.PodState{}
 	for _, st := range states {
 		alive[st.ID] = st
@@ -129,6 +130,7 @@ func (m *Manager) applyPods(states []runtime.PodState) (unknown []string) {
 func (m *Manager) applyContainers(states []runtime.ContainerState) (unknown []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	defer m.showAll()
 	known := map[string]bool{}
 	for _, st := range states {
 		c, ok := m.ctrs[st.ID]
@@ -229,10 +231,8 @@ func (m *Manager) exited(exit runtime.Exit) {
 	if err != nil {
 		return
 	}
-	m.mu.Lock()
-	was := p.ready()
-	p.pid = 0
-	m.mu.Unlock()
+	var was bool
+	m.setPod(p, func() { was, p.pid = p.ready(), 0 })
 	if was { // pause died: the pod is no longer ready, its owner makes a new one
 		m.log.Warn("a pod's pause process ended", "pod", exit.ID, "code", exit.Code)
 		m.events.send(Event{Type: EventStopped, PodID: exit.ID})

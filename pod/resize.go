@@ -34,7 +34,7 @@ func (m *Manager) Update(ctx context.Context, id string, r runtime.Resources) er
 	if err := rt.Update(keeping, c.rec.ID, ask); err != nil {
 		return fmt.Errorf("update container %s: %w", c.rec.ID, keeperErr(err))
 	}
-	m.set(func() { c.rec.Config.Resources = merged })
+	m.setContainer(c, func() { c.rec.Config.Resources = merged })
 	return m.saveContainer(c)
 }
 
@@ -63,7 +63,7 @@ func (m *Manager) UpdatePod(ctx context.Context, id string, overhead, limits run
 	if err != nil {
 		return fmt.Errorf("update pod %s: %w", p.rec.ID, err)
 	}
-	m.set(func() { p.rec.Config.Overhead, p.rec.Config.Resources = cfg.Overhead, cfg.Resources })
+	m.setPod(p, func() { p.rec.Config.Overhead, p.rec.Config.Resources = cfg.Overhead, cfg.Resources })
 	return m.savePod(p)
 }
 

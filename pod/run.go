@@ -74,6 +74,7 @@ func (m *Manager) reservePod(cfg Config, handler string) (p *sandbox, first bool
 	p.rec = podRecord{Version: recordVersion, BootID: m.bootID, ID: newID(), Config: cfg, Runtime: handler, CreatedAt: time.Now()}
 	p.rec.Cgroup = m.newPodGroup(p.rec.ID, &cfg)
 	m.pods[p.rec.ID], m.names[key] = p, p.rec.ID
+	m.showPod(p)
 	return p, true
 }
 
@@ -121,7 +122,7 @@ func (m *Manager) makePod(ctx context.Context, p *sandbox) error {
 	if err != nil {
 		return fmt.Errorf("start pause: %w", keeperErr(err))
 	}
-	m.set(func() { p.pid = st.Pid })
+	m.setPod(p, func() { p.pid = st.Pid })
 	if err := m.limitPod(ctx, p, cfg.Resources); err != nil {
 		return err
 	}
@@ -133,7 +134,7 @@ func (m *Manager) makePod(ctx context.Context, p *sandbox) error {
 	if err := m.writeHosts(p); err != nil {
 		return err
 	}
-	m.set(func() { p.rec.Made = true })
+	m.setPod(p, func() { p.rec.Made = true })
 	if err := m.savePod(p); err != nil {
 		return err
 	}
@@ -156,7 +157,7 @@ func (m *Manager) attach(ctx context.Context, p *sandbox) error {
 	if res.NetNS == "" {
 		res.NetNS = netns
 	}
-	m.set(func() { p.rec.Net = res })
+	m.setPod(p, func() { p.rec.Net = res })
 	if cfg.DNS == nil && res.DNS != nil {
 		return m.writeResolvConf(p.rec.ID, (*DNS)(res.DNS).text())
 	}
@@ -216,7 +217,7 @@ func (m *Manager) stopLocked(ctx context.Context, p *sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	m.set(func() { p.pid, p.rec.StoppedAt = 0, time.Now() })
+	m.setPod(p, func() { p.pid, p.rec.StoppedAt = 0, time.Now() })
 	if wasReady {
 		m.events.send(Event{Type: EventStopped, PodID: id})
 	}
@@ -285,12 +286,12 @@ func (m *Manager) removeLocked(ctx context.Context, p *sandbox) error {
 		errs = append(errs, m.removePodGroup(ctx, p), os.RemoveAll(m.podDir(id)))
 	}
 	if err := errors.Join(errs...); err != nil {
-		m.set(func() { p.rec.Problem = err.Error() })
+		m.setPod(p, func() { p.rec.Problem = err.Error() })
 		_ = m.savePod(p)
 		m.log.Warn("pod cannot be removed whole; retrying in the background", "pod", id, "error", err)
 		return fmt.Errorf("remove pod %s: %w", id, err)
 	}
-	m.set(func() { delete(m.pods, id) })
+	m.setPod(p, func() { delete(m.pods, id) })
 	m.events.send(Event{Type: EventDeleted, PodID: id})
 	return nil
 }

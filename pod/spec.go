@@ -36,7 +36,7 @@ func (m *Manager) containerSpec(ctx context.Context, c *container, img images.Im
 	if err != nil {
 		return none, err
 	}
-	m.set(func() { c.rec.User = user })
+	m.setContainer(c, func() { c.rec.User = user })
 	target, err := m.targetPID(c)
 	if err != nil {
 		return none, err

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -17,9 +19,13 @@ func order() []string {
 	return []string{
 		"pod ready", "RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "ContainerStatus",
 		"pod gone", "StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox",
-		"ListPodSandbox", "ListContainers", "ListContainerStats",
+		"ListPodSandbox", "ListContainers", "ListContainerStats", "ListPodSandboxStats", "ListPodSandboxMetrics",
+		"ListPodSandbox" + busy, "ListContainers" + busy,
 	}
 }
+
+// busy marks lists that were asked for while pods came and went.
+const busy = " (busy)"
 
 type bench struct {
 	o       options
@@ -30,7 +36,7 @@ type bench struct {
 	timings timings
 }
 
-// pod is one pod with one container.
+// pod is one pod with one container, and some more in a crowd.
 type pod struct {
 	sandbox, container string
 	config             *criv1.PodSandboxConfig
@@ -59,7 +65,7 @@ func (b *bench) all(ctx context.Context, conn *grpc.ClientConn) (*results, error
 		}
 	}
 	r := &results{Runtime: v.RuntimeName, Version: v.RuntimeVersion, PodsAtEnd: b.o.pods}
-	if r.MemoryMB, err = b.crowd(ctx); err != nil {
+	if err = b.crowd(ctx, r); err != nil {
 		return nil, err
 	}
 	r.Millis = b.timings.figures()
@@ -76,63 +82,118 @@ func (b *bench) life(ctx context.Context) error {
 	return errors.Join(err, b.down(ctx, p))
 }
 
-// crowd measures lists and memory with many pods; it returns nil without a daemon to look at.
-func (b *bench) crowd(ctx context.Context) (*memory, error) {
-	empty, err := b.settledPSS()
+// crowd measures lists, memory and idle work with many pods; memory and work only of a daemon that it knows.
+func (b *bench) crowd(ctx context.Context, r *results) error {
+	empty, _, err := b.settled()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	keep := b.timings
-	b.timings = timings{} // a crowd's starts are not counted
-	var pods []*pod
+	quiet := &bench{o: b.o, runtime: b.runtime, run: b.run + "-crowd", image: b.image} // a crowd's starts are not counted
+	pods, err := quiet.gather(ctx)
+	var full, cpu float64
+	if err == nil {
+		full, cpu, err = b.settled()
+	}
+	if err == nil {
+		err = b.lists(ctx, "")
+	}
+	if err == nil {
+		err = b.busyLists(ctx)
+	}
+	for _, p := range pods {
+		err = errors.Join(err, quiet.down(ctx, p))
+	}
+	if b.o.daemon != 0 {
+		r.MemoryMB, r.IdleCPU = &memory{Empty: empty, Full: full, PerPod: (full - empty) / float64(max(1, b.o.pods))}, cpu
+	}
+	return err
+}
+
+// gather brings up a crowd of pods, also those before one that failed.
+func (b *bench) gather(ctx context.Context) (pods []*pod, err error) {
 	for range b.o.pods {
 		p := b.next()
 		pods = append(pods, p)
-		if err = b.up(ctx, p); err != nil {
-			break
+		if err := b.up(ctx, p); err != nil {
+			return pods, err
+		}
+		for i := range b.o.containers - 1 {
+			if err := b.more(ctx, p, uint32(i+1)); err != nil {
+				return pods, err
+			}
 		}
 	}
-	b.timings = keep
-	var full float64
-	if err == nil {
-		full, err = b.settledPSS()
-	}
-	if err == nil {
-		err = b.lists(ctx)
-	}
-	b.timings = timings{}
-	for _, p := range pods {
-		err = errors.Join(err, b.down(ctx, p))
-	}
-	b.timings = keep
-	if b.o.daemon == 0 {
-		return nil, err
-	}
-	return &memory{Empty: empty, Full: full, PerPod: (full - empty) / float64(max(1, b.o.pods))}, err
+	return pods, nil
 }
 
-func (b *bench) lists(ctx context.Context) error {
-	for range b.o.rounds {
-		err := errors.Join(
-			b.timed("ListPodSandbox", func() error {
-				_, err := b.runtime.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{})
-				return err
-			}),
-			b.timed("ListContainers", func() error {
-				_, err := b.runtime.ListContainers(ctx, &criv1.ListContainersRequest{})
-				return err
-			}),
-			b.timed("ListContainerStats", func() error {
-				_, err := b.runtime.ListContainerStats(ctx, &criv1.ListContainerStatsRequest{})
-				return err
-			}),
-		)
-		if err != nil {
+// more starts one more container in a pod. It ends with the pod.
+func (b *bench) more(ctx context.Context, p *pod, n uint32) error {
+	c := b.container()
+	c.Metadata.Attempt, c.LogPath = n, ""
+	c.Command = []string{"/bin/sleep", "2147483647"}
+	c.Labels = map[string]string{"io.kubernetes.container.name": "main", "io.kubernetes.pod.name": p.config.Metadata.Name, "io.kubernetes.pod.namespace": "cribench", "io.kubernetes.pod.uid": p.config.Metadata.Uid}
+	c.Annotations = map[string]string{"io.kubernetes.container.hash": fmt.Sprintf("%08x", n), "io.kubernetes.container.restartCount": fmt.Sprint(n), "io.kubernetes.pod.terminationGracePeriod": "30"}
+	r, err := b.runtime.CreateContainer(ctx, &criv1.CreateContainerRequest{PodSandboxId: p.sandbox, Config: c, SandboxConfig: p.config})
+	if err == nil {
+		_, err = b.runtime.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: r.ContainerId})
+	}
+	return err
+}
+
+// busyLists measures lists while a pod comes and goes all the time.
+func (b *bench) busyLists(ctx context.Context) error {
+	other := &bench{o: b.o, runtime: b.runtime, run: b.run + "-busy", image: b.image}
+	stop, ended := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				ended <- nil
+				return
+			default:
+			}
+			if err := other.life(ctx); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}()
+	err := b.lists(ctx, busy)
+	close(stop)
+	return errors.Join(err, <-ended)
+}
+
+func (b *bench) lists(ctx context.Context, when string) error {
+	calls := []struct {
+		name string
+		call func() error
+	}{
+		{"ListPodSandbox", func() error { return second(b.runtime.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{})) }},
+		{"ListContainers", func() error { return second(b.runtime.ListContainers(ctx, &criv1.ListContainersRequest{})) }},
+		{"ListContainerStats", func() error { return second(b.runtime.ListContainerStats(ctx, &criv1.ListContainerStatsRequest{})) }},
+		{"ListPodSandboxStats", func() error { return second(b.runtime.ListPodSandboxStats(ctx, &criv1.ListPodSandboxStatsRequest{})) }},
+		{"ListPodSandboxMetrics", func() error {
+			err := second(b.runtime.ListPodSandboxMetrics(ctx, &criv1.ListPodSandboxMetricsRequest{}))
+			if status.Code(err) == codes.Unimplemented {
+				return nil // as older runtimes say
+			}
 			return err
+		}},
+	}
+	if when != "" {
+		calls = calls[:2] // stats have no locks to wait for
+	}
+	for range b.o.rounds {
+		for _, c := range calls {
+			if err := b.timed(c.name+when, c.call); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
+
+func second[T any](_ T, err error) error { return err }
 
 // timed runs one call and keeps its duration.
 func (b *bench) timed(name string, call func() error) error {

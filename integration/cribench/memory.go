@@ -20,26 +20,38 @@ type memory struct {
 	PerPod float64 `json:"perPod"`
 }
 
-// settledPSS waits a little for garbage to be collected and then sums up the
-// runtime's processes; 0 without a daemon to look at.
-func (b *bench) settledPSS() (float64, error) {
+// settled waits a little for garbage to be collected, then sums up the memory of the
+// runtime's processes and what they work meanwhile, in percent of a processor; 0 without
+// a daemon to look at.
+func (b *bench) settled() (mb, cpu float64, err error) {
 	if b.o.daemon == 0 {
-		return 0, nil
+		return 0, 0, nil
 	}
-	time.Sleep(3 * time.Second)
+	const wait = 3 * time.Second
+	time.Sleep(wait)
+	_, before, err := b.usage()
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(wait)
+	mb, after, err := b.usage()
+	return mb, 100 * (after - before).Seconds() / wait.Seconds(), err
+}
+
+// usage is the memory and the processor time of the daemon and its helpers.
+func (b *bench) usage() (mb float64, cpu time.Duration, err error) {
 	helpers, err := regexp.Compile(b.o.helpers)
 	if err != nil {
-		return 0, fmt.Errorf("read -helpers: %w", err)
+		return 0, 0, fmt.Errorf("read -helpers: %w", err)
 	}
 	home, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", b.o.daemon))
 	if err != nil {
-		return 0, fmt.Errorf("look at the daemon: %w", err)
+		return 0, 0, fmt.Errorf("look at the daemon: %w", err)
 	}
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
-		return 0, fmt.Errorf("list processes: %w", err)
+		return 0, 0, fmt.Errorf("list processes: %w", err)
 	}
-	total := 0.0
 	for _, d := range dirs {
 		comm, _ := os.ReadFile(d + "/comm")
 		cmdline, _ := os.ReadFile(d + "/cmdline")
@@ -48,10 +60,25 @@ func (b *bench) settledPSS() (float64, error) {
 		// Another runtime's helpers live in another mount namespace.
 		helper := helpers.MatchString(strings.TrimSpace(string(comm))) && mounts == home
 		if own || helper && !strings.Contains(string(cmdline), payload) {
-			total += pss(d)
+			mb += pss(d)
+			cpu += cpuTime(d)
 		}
 	}
-	return total, nil
+	return mb, cpu, nil
+}
+
+// cpuTime is how long the threads of a process have run; 0 when it is gone meanwhile.
+func cpuTime(dir string) time.Duration {
+	threads, _ := filepath.Glob(dir + "/task/*/schedstat")
+	var sum time.Duration
+	for _, t := range threads {
+		raw, _ := os.ReadFile(t)
+		if f := strings.Fields(string(raw)); len(f) > 0 {
+			n, _ := strconv.ParseInt(f[0], 10, 64)
+			sum += time.Duration(n)
+		}
+	}
+	return sum
 }
 
 // pss is a process's share in MB; 0 when it is gone meanwhile.
