@@ -17,18 +17,17 @@ import (
 	"github.com/pausa-run/pausa/internal/boot"
 )
 
-// errFull is wrapped when a range has no free address.
-var errFull = errors.New("no free address")
-
 // store is what a network's plugin remembers, in DATADIR/NETWORK:
 //
 //	addresses/ADDR        symbolic link to the owner: made by one system call, whole or not at all
 //	cursor/RANGE          symbolic link to the address given last: the search goes on there
+//	released              addresses in the order of their release: the one released first is given first
 //	ports/PROTO-PORT-ADDR symbolic link to OWNER/POD
 //	attached/OWNER        a finished or half-made attachment
 //	detached/OWNER        one whose link is being deleted; its addresses are free after that
 //	boot                  the boot that all this belongs to
 //	lock                  held while rules or ports change
+//	order                 held while an address is chosen or its release noted
 //
 // An owner is "ID:INTERFACE".
 type store struct {
@@ -78,6 +77,9 @@ func (s *store) reset(now []byte) error {
 	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, now) {
 		return nil // another process was faster
 	}
+	if err := removeFile(s.path("released")); err != nil {
+		return fmt.Errorf("empty store %s: %w", s.dir, err)
+	}
 	for _, sub := range []string{"addresses", "cursor", "ports", "attached", "detached"} {
 		if err := os.RemoveAll(s.path(sub)); err != nil {
 			return fmt.Errorf("empty store %s: %w", s.dir, err)
@@ -95,8 +97,10 @@ func (s *store) path(elem ...string) string {
 
 // lock keeps other goroutines and processes from changing rules, ports and
 // records until unlock is called.
-func (s *store) lock() (unlock func(), err error) {
-	fd, err := unix.Open(s.path("lock"), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+func (s *store) lock() (unlock func(), err error) { return s.lockFile("lock") }
+
+func (s *store) lockFile(name string) (unlock func(), err error) {
+	fd, err := unix.Open(s.path(name), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock of %s: %w", s.dir, err)
 	}
@@ -111,85 +115,6 @@ func (s *store) lock() (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", s.dir, err)
 	}
 	return func() { _ = unix.Close(fd) }, nil
-}
-
-// allocate gives owner the next free address of the range after the one given last.
-func (s *store) allocate(r netip.Prefix, owner string) (netip.Addr, error) {
-	used, err := s.names("addresses")
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	first := gateway(r).Addr().Next()
-	start := first
-	if last, err := netip.ParseAddr(s.cursor(r)); err == nil && r.Contains(last) && r.Contains(last.Next()) {
-		start = last.Next()
-	}
-	for a := start; ; {
-		if !used[a.String()] && r.Contains(a) && !isBroadcast(r, a) {
-			err := os.Symlink(owner, s.path("addresses", a.String()))
-			if err == nil {
-				return a, s.setCursor(r, a)
-			}
-			if !errors.Is(err, fs.ErrExist) {
-				return netip.Addr{}, fmt.Errorf("claim address %s: %w", a, err)
-			}
-		}
-		if a = a.Next(); !r.Contains(a) {
-			a = first
-		}
-		if a == start {
-			return netip.Addr{}, fmt.Errorf("%w in %s: all are in use; delete pods or configure a larger range", errFull, r)
-		}
-	}
-}
-
-func cursorName(r netip.Prefix) string {
-	return strings.ReplaceAll(r.Masked().String(), "/", "-")
-}
-
-func (s *store) cursor(r netip.Prefix) string {
-	last, _ := os.Readlink(s.path("cursor", cursorName(r)))
-	return last
-}
-
-// setCursor remembers a. Two at once may overwrite each other: then the next search is a step longer.
-func (s *store) setCursor(r netip.Prefix, a netip.Addr) error {
-	tmp := s.path("cursor", "."+a.String())
-	if err := os.Symlink(a.String(), tmp); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("remember address %s: %w", a, err)
-	}
-	if err := os.Rename(tmp, s.path("cursor", cursorName(r))); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remember address %s: %w", a, err)
-	}
-	return nil
-}
-
-// releaseAddrs frees every address of owner. Those known (from the record) are tried first;
-// with none known all addresses are looked through.
-func (s *store) releaseAddrs(owner string, known []netip.Addr) error {
-	names := make(map[string]bool, len(known))
-	for _, a := range known {
-		names[a.String()] = true
-	}
-	if len(names) == 0 {
-		var err error
-		if names, err = s.names("addresses"); err != nil {
-			return err
-		}
-	}
-	var errs []error
-	for name := range names {
-		if s.addressOwner(name) == owner {
-			errs = append(errs, removeFile(s.path("addresses", name)))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// addressOwner is "" when the address is free.
-func (s *store) addressOwner(addr string) string {
-	owner, _ := os.Readlink(s.path("addresses", addr))
-	return owner
 }
 
 // names lists a folder, without temporary files.

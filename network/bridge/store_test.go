@@ -3,11 +3,15 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 )
 
@@ -128,6 +132,120 @@ func TestSixteenAllocateAtOnce(t *testing.T) {
 	}
 }
 
+// An address that is released is given again after all others that are free.
+func TestAddressReleasedFirstIsGivenFirst(t *testing.T) {
+	for _, r := range []netip.Prefix{netip.MustParsePrefix("10.0.0.0/28"), netip.MustParsePrefix("fd00::/124")} {
+		s := testStore(t)
+		var held []netip.Addr
+		for i := range usable(r) {
+			a, err := s.allocate(r, fmt.Sprintf("id%d:eth0", i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, a)
+		}
+		order := rand.New(rand.NewPCG(1, 2)).Perm(len(held))
+		for _, i := range order {
+			if err := s.releaseAddrs(fmt.Sprintf("id%d:eth0", i), held[i:i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, i := range order {
+			if a, err := s.allocate(r, "again:eth0"); err != nil || a != held[i] {
+				t.Errorf("got %s, %v; want %s, which is free for longest", a, err, held[i])
+			}
+		}
+	}
+}
+
+// However many allocate at once, no address comes back while others have been
+// free for longer.
+func TestNoAddressComesBackSoon(t *testing.T) {
+	const workers, cycles = 16, 150
+	s := testStore(t)
+	r := netip.MustParsePrefix("10.0.0.0/24")
+	var turn atomic.Int64
+	var last sync.Map // of each address, when it was asked for
+	var all sync.WaitGroup
+	soonest := make([]int64, workers)
+	for w := range workers {
+		soonest[w] = math.MaxInt64
+		all.Go(func() {
+			for i := range cycles {
+				owner := fmt.Sprintf("id%d-%d:eth0", w, i)
+				asked := turn.Load()
+				a, err := s.allocate(r, owner)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				given := turn.Add(1)
+				if before, again := last.Swap(a, asked); again {
+					soonest[w] = min(soonest[w], given-before.(int64))
+				}
+				if err := s.releaseAddrs(owner, []netip.Addr{a}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	// Each worker may hold one, and have one that is not counted yet.
+	if got, want := slices.Min(soonest), int64(usable(r)-2*workers); got < want {
+		t.Errorf("an address was given again after %d others, want %d", got, want)
+	}
+}
+
+// Whoever is killed while it takes or releases an address leaves one that is held
+// or free, and never both or neither; a store without an order still gives addresses.
+func TestAddressHalfReleased(t *testing.T) {
+	s := testStore(t)
+	r := netip.MustParsePrefix("10.0.0.0/29")
+	a, err := s.allocate(r, "one:eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.noteRelease([]string{a.String()}) // killed before the release
+	for i := range usable(r) - 1 {
+		if b, err := s.allocate(r, fmt.Sprint("id", i, ":eth0")); err != nil || a == b {
+			t.Fatalf("got %s, %v; %s is held", b, err, a)
+		}
+	}
+	if _, err := s.allocate(r, "more:eth0"); !errors.Is(err, errFull) {
+		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(s.path("released"), []byte("10.0.0.\nwhat"), 0o600); err != nil { // cut off
+		t.Fatal(err)
+	}
+	if err := s.releaseAddrs("one:eth0", []netip.Addr{a}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := s.allocate(r, "more:eth0"); err != nil || a != b {
+		t.Errorf("got %s, %v; want %s", b, err, a)
+	}
+}
+
+// What is remembered of a large range does not grow without end.
+func TestReleasesRememberedAreBounded(t *testing.T) {
+	s := testStore(t)
+	r := netip.MustParsePrefix("fd00::/64")
+	var text string
+	for i := range 3 * remembered {
+		text = fmt.Sprintf("fd00::1:%x", i)
+		s.noteRelease([]string{text})
+	}
+	if _, err := s.allocate(r, "one:eth0"); err != nil {
+		t.Fatal(err)
+	}
+	past, err := s.releases()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := slices.Collect(past.oldestFirst()); len(all) != remembered || all[remembered-1] != text {
+		t.Errorf("remembered are %v, want %d, the last %s", all, remembered, text)
+	}
+}
+
 func TestAnotherBootEmptiesTheStore(t *testing.T) {
 	s := testStore(t)
 	if _, err := s.allocate(netip.MustParsePrefix("10.0.0.0/28"), "id:eth0"); err != nil {
@@ -237,5 +355,22 @@ func TestSweepOfRecordsHalfWritten(t *testing.T) {
 		if _, err := os.Lstat(s.path("attached", name)); (err == nil) != want {
 			t.Errorf("%s: %v, want it there: %v", name, err, want)
 		}
+	}
+}
+
+func BenchmarkAllocate(b *testing.B) {
+	for _, r := range []string{"10.0.0.0/28", "10.0.0.0/24", "10.0.0.0/16"} {
+		b.Run(r, func(b *testing.B) {
+			s, r := testStore(b), netip.MustParsePrefix(r)
+			for b.Loop() {
+				a, err := s.allocate(r, "id:eth0")
+				if err == nil {
+					err = s.releaseAddrs("id:eth0", []netip.Addr{a})
+				}
+				if err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }
