@@ -7,7 +7,7 @@ pkgs=(
   # build: the keeper is static cgo with libseccomp, pause is C
   gcc libc6-dev libseccomp-dev pkg-config
   # the image of examples and tests, and tools the tests look at the kernel with
-  busybox-static nftables iptables iproute2 conntrack util-linux procps shellcheck
+  busybox-static nftables iptables iproute2 conntrack util-linux procps strace shellcheck
   # runtime handlers
   runc crun
   # a VM with cgroup v2

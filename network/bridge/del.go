@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -49,16 +50,27 @@ func (c call) retire() (known bool, err error) {
 		}
 		return c.retireUnrecorded()
 	}
+	return true, c.close(a)
+}
+
+// close takes an attachment out of the rules and frees its host ports, whatever of
+// it has been done before.
+func (c call) close(a attachment) error {
 	unlock, err := c.store.lock()
 	if err != nil {
-		return true, err
+		return err
 	}
 	defer unlock()
 	if err := c.store.detach(c.owner); err != nil {
-		return true, err
+		return err
 	}
 	c.unwatch(a.Veth)
-	return true, errors.Join(
+	// What another pod has by now is that one's.
+	a.Ports = slices.DeleteFunc(a.Ports, func(p hostPort) bool {
+		has, _ := c.store.portOwner(p.fileName())
+		return has != c.owner
+	})
+	return errors.Join(
 		c.removeElements(c.rules, a),
 		c.guard.remove(c.conf.Bridge, a),
 		c.local.end(c.network(), c.owner), // under the lock: a Sync must not open them again
@@ -66,14 +78,14 @@ func (c call) retire() (known bool, err error) {
 	)
 }
 
-// retireUnrecorded is for what an ADD left that ended before its record, or
-// after the record was detached.
+// retireUnrecorded is for what an ADD left that ended before its record, or a
+// DEL after it detached the record.
 func (c call) retireUnrecorded() (known bool, err error) {
 	if err := c.local.end(c.network(), c.owner); err != nil {
 		return true, err
 	}
-	if _, err := c.store.load("detached", c.owner); err == nil {
-		return true, nil
+	if a, err := c.store.load("detached", c.owner); err == nil {
+		return true, c.close(a)
 	}
 	ports, err := c.store.portsOf(c.owner)
 	if err != nil {
