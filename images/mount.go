@@ -56,7 +56,7 @@ func (s *Store) mount(ctx context.Context, containerID, ref string, o MountOptio
 	if err != nil {
 		return "", err
 	}
-	target := filepath.Join(s.rootfs.path, containerID)
+	target := s.rootfs.of(containerID)
 	defer func() {
 		if err != nil && fresh {
 			err = errors.Join(err, s.unmount(containerID))
@@ -72,7 +72,7 @@ func (s *Store) mount(ctx context.Context, containerID, ref string, o MountOptio
 	if err := s.rootfs.prepare(); err != nil {
 		return "", err
 	}
-	if err := os.Mkdir(target, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := s.rootfs.enclose(containerID, o.GIDMaps); err != nil {
 		return "", err
 	}
 	dir := s.path("rw", containerID)
@@ -168,12 +168,8 @@ func (s *Store) Unmount(ctx context.Context, containerID string) error {
 }
 
 func (s *Store) unmount(containerID string) error {
-	target := filepath.Join(s.rootfs.path, containerID)
-	if err := detach(target); err != nil {
+	if err := s.rootfs.remove(containerID); err != nil {
 		return err
-	}
-	if err := unix.Rmdir(target); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("remove mount point: %w", err)
 	}
 	if err := s.discard(containerID); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +49,41 @@ func (f *rootfsFolder) close() error {
 		return err
 	}
 	return detach(f.path)
+}
+
+// of is where a container has its root file system.
+func (f *rootfsFolder) of(container string) string { return filepath.Join(f.path, container, "fs") }
+
+// enclose makes the mount point in a folder that only root can enter, and the
+// root of the container's user namespace: else any user of the host could run
+// what a container has made setuid root.
+func (f *rootfsFolder) enclose(container string, gids []IDMap) error {
+	target := f.of(container)
+	dir := filepath.Dir(target)
+	for _, d := range []string{dir, target} {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+	}
+	if len(gids) == 0 {
+		return nil
+	}
+	return errors.Join(os.Lchown(dir, 0, int(toHost(gids, 0))), unix.Chmod(dir, 0o710))
+}
+
+// remove takes the mount and its folder away; it is no error when there is none.
+func (f *rootfsFolder) remove(container string) error {
+	target := f.of(container)
+	// An earlier version mounted where the folder is now.
+	for _, d := range []string{target, filepath.Dir(target)} {
+		if err := detach(d); err != nil {
+			return err
+		}
+		if err := unix.Rmdir(d); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove mount point: %w", err)
+		}
+	}
+	return nil
 }
 
 // isMount says whether something is mounted at path.

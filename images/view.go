@@ -3,7 +3,6 @@ package images
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 )
 
@@ -35,7 +34,7 @@ func viewID(image string) string { return viewPrefix + strings.TrimPrefix(image,
 // dropViews forgets the views of a host that was started again since.
 func (s *Store) dropViews() {
 	for id := range s.used {
-		if !strings.HasPrefix(id, viewPrefix) || isMount(filepath.Join(s.rootfs.path, id)) {
+		if !strings.HasPrefix(id, viewPrefix) || isMount(s.rootfs.of(id)) {
 			continue
 		}
 		if err := s.unmount(id); err != nil {

@@ -19,7 +19,7 @@ const module = "github.com/pausa-run/pausa/"
 // longest matching folder decides.
 var mayImport = map[string][]string{
 	"cmd/pausa":        {"cri", "images", "internal", "network", "pod", "runtime"},
-	"cmd/pausa-keeper": {"runtime/keeper"},
+	"cmd/pausa-keeper": {"internal", "runtime/keeper"},
 	"cri":              {"images", "internal", "network", "pod", "runtime"},
 	"cri/pausav1":      {},
 	"images":           {"internal"},

@@ -207,7 +207,8 @@ func (m *Manager) mounts(c *container) []runtime.Mount {
 	if c.pod.rec.Config.HostIPC {
 		shm = "/dev/shm"
 	}
-	add(runtime.Mount{Source: shm, Destination: "/dev/shm"})
+	// A bind mount that says "rw" has none of its source's flags but those it names.
+	add(runtime.Mount{Source: shm, Destination: "/dev/shm", Options: []string{"nosuid", "nodev", "noexec"}})
 	return append(out, cfg.Mounts...)
 }
 

@@ -21,6 +21,7 @@ import (
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // a C constructor that makes namespaces for inits
 	"golang.org/x/sys/unix"
 
+	"github.com/pausa-run/pausa/internal/starter"
 	"github.com/pausa-run/pausa/runtime/keeper"
 )
 
@@ -74,7 +75,7 @@ func run() (err error) {
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: only flags are taken, see -help", flag.Arg(0))
 	}
-	keeper.CloseInherited(o.readyFD, o.heldFD)
+	starter.Forget(o.readyFD, o.heldFD)
 	defer func() { tellReady(o.readyFD, err) }()
 	logs, err := openLog(o.log)
 	if err != nil {
@@ -101,7 +102,8 @@ func run() (err error) {
 	o.readyFD = 0
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	signal.Ignore(unix.SIGHUP)
+	// Caught, not ignored: containers would inherit that, and their shells could not trap it.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	return k.Serve(ctx, listener)
 }
 

@@ -2,6 +2,8 @@ package main
 
 import (
 	"github.com/urfave/cli/v2"
+
+	"github.com/pausa-run/pausa/internal/starter"
 )
 
 func (p *program) serveCommand() *cli.Command {
@@ -32,5 +34,6 @@ func (p *program) serve(ctx *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	starter.Forget()
 	return p.daemon(ctx.Context, settings)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,7 +33,7 @@ func (h *Host) Serve(args ...string) error {
 
 // Launch starts the daemon and does not wait.
 func (h *Host) Launch(args ...string) error {
-	cmd := h.Command(context.Background(), append(h.ServeArgs(), args...)...)
+	cmd := h.Command(context.Background(), slices.Concat(h.Starter, h.ServeArgs(), args)...)
 	cmd.Env = append(append(os.Environ(), "PAUSA_CGROUP_PARENT="+h.CgroupParent), h.Env...)
 	cmd.Stdout, cmd.Stderr = h.log, h.log
 	if err := cmd.Start(); err != nil {

@@ -32,6 +32,7 @@ type Host struct {
 	CgroupParent string
 	Bin          string   // folder of the built binaries
 	Env          []string // added to the environment of the daemon
+	Starter      []string // a command that starts the daemon, whose command line comes after it
 
 	init   *exec.Cmd
 	alive  io.Closer // init ends when this is closed

@@ -145,7 +145,7 @@ func New(opts Options) (*Engine, error) {
 		opts.ResolvConf = "/etc/resolv.conf"
 	}
 	for _, dir := range []string{filepath.Join(opts.StateDir, "pods"), filepath.Join(opts.StateDir, "logs"), filepath.Join(opts.RunDir, "volumes")} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil { // secrets are in them
 			return nil, fmt.Errorf("make reconcile engine: %w", err)
 		}
 	}
