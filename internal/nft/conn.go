@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	// socketBuffer holds a transaction of 10,000 Services; with less the kernel
-	// says "message too long".
+	// socketBuffer holds what the kernel tells without being waited for.
 	socketBuffer = 8 << 20
 	// commitTimeout bounds the wait for the kernel's answers.
 	commitTimeout = 60 * time.Second
@@ -32,6 +31,8 @@ type Conn struct {
 	mu   sync.Mutex // guards what follows; held during a commit or a dump
 	lib  *nftables.Conn
 	sock *netlink.Conn
+	seq  uint32 // of the next message that is not the library's
+	room int    // of the send buffer, as far as it was asked for
 }
 
 // Open connects to the network namespace of the calling thread and stays there
@@ -57,7 +58,7 @@ func (c *Conn) dial() error {
 	lib, err := nftables.New(nftables.AsLasting(), nftables.WithNetNSFd(int(c.netns.Fd())),
 		nftables.WithSockOptions(func(s *netlink.Conn) error {
 			sock = s
-			return errors.Join(s.SetWriteBuffer(socketBuffer), s.SetReadBuffer(socketBuffer))
+			return s.SetReadBuffer(socketBuffer)
 		}))
 	if err != nil {
 		return fmt.Errorf("connect to nftables: %w", err)
@@ -66,7 +67,7 @@ func (c *Conn) dial() error {
 	if err != nil {
 		return errors.Join(err, lib.CloseLasting())
 	}
-	c.lib, c.sock = lib, sock
+	c.lib, c.sock, c.room = lib, sock, 0
 	c.port.Store(port)
 	return nil
 }
@@ -91,7 +92,7 @@ func portID(sock *netlink.Conn) (uint32, error) {
 }
 
 // PortID is the netlink address that the kernel's notifications name as the
-// origin of this connection's commits. An error renews it.
+// origin of this connection's commits. An error while reading renews it.
 func (c *Conn) PortID() uint32 { return c.port.Load() }
 
 // Close ends the connection; the rules stay.
@@ -117,13 +118,13 @@ func (c *Conn) Commit(tx *Tx) error {
 	if err := c.ready(); err != nil {
 		return err
 	}
-	for _, o := range tx.ops {
-		if err := c.encode(o); err != nil {
-			return errors.Join(fmt.Errorf("encode nftables transaction: %w", err), c.reset())
-		}
+	b, err := encodeTx(tx, c.seq)
+	if err != nil {
+		return fmt.Errorf("encode nftables transaction: %w", err)
 	}
-	if err := c.lib.Flush(); err != nil {
-		return errors.Join(fmt.Errorf("commit nftables transaction: %w", err), c.reset())
+	c.seq = b.next
+	if err := b.settle(c.talk(b.messages)); err != nil {
+		return fmt.Errorf("commit nftables transaction: %w", err)
 	}
 	return nil
 }
@@ -136,40 +137,14 @@ func (c *Conn) ready() error {
 	return c.sock.SetReadDeadline(time.Now().Add(commitTimeout))
 }
 
-// reset takes a new socket: after an error answers may still be on their way in
-// the old one, and the library keeps an encoding error for ever.
+// reset takes a new socket: when the library fails, answers may still be on their
+// way in the old one.
 func (c *Conn) reset() error {
 	return errors.Join(c.lib.CloseLasting(), c.dial())
 }
 
 func table() *nftables.Table {
 	return &nftables.Table{Name: TableName, Family: nftables.TableFamilyINet}
-}
-
-func (c *Conn) encode(o op) error {
-	switch o.kind {
-	case opAddTable:
-		c.lib.AddTable(table())
-	case opAddChain:
-		c.lib.AddChain(o.chain.lib())
-	case opFlushChain:
-		c.lib.FlushChain(o.chain.lib())
-	case opDeleteChain:
-		c.lib.DelChain(o.chain.lib())
-	case opAddRule:
-		c.lib.AddRule(&nftables.Rule{Table: table(), Chain: o.chain.lib(), Exprs: o.rule.exprs()})
-	case opAddSet:
-		return c.lib.AddSet(o.set.lib(), nil)
-	case opFlushSet:
-		c.lib.FlushSet(o.set.lib())
-	case opDeleteSet:
-		c.lib.DelSet(o.set.lib())
-	case opAddElements:
-		return c.lib.SetAddElements(o.set.lib(), o.set.encode(o.elems, true))
-	case opDeleteElements:
-		return c.lib.SetDeleteElements(o.set.lib(), o.set.encode(o.elems, false))
-	}
-	return nil
 }
 
 // trim takes away the padding that a value has only in a concatenation.
@@ -186,36 +161,6 @@ func pad(v []byte) Value {
 		v = append(v, 0)
 	}
 	return v
-}
-
-func (s Set) encode(elems []Element, data bool) []nftables.SetElement {
-	out := make([]nftables.SetElement, len(elems))
-	for i, e := range elems {
-		out[i].Key = trim(s.Key, e.Key)
-		switch {
-		case !data:
-		case e.Verdict.Kind != NoVerdict:
-			out[i].VerdictData = e.Verdict.lib()
-		default:
-			out[i].Val = trim(s.Data, e.Data)
-		}
-	}
-	return out
-}
-
-func (c Chain) lib() *nftables.Chain {
-	out := &nftables.Chain{Name: c.Name, Table: table()}
-	if c.Hook == NoHook {
-		return out
-	}
-	hooks := map[Hook]*nftables.ChainHook{
-		Prerouting: nftables.ChainHookPrerouting, Input: nftables.ChainHookInput, Forward: nftables.ChainHookForward,
-		Output: nftables.ChainHookOutput, Postrouting: nftables.ChainHookPostrouting,
-	}
-	out.Hooknum = hooks[c.Hook]
-	out.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(c.Priority))
-	out.Type = nftables.ChainType(c.Type)
-	return out
 }
 
 // Elements reads the elements of a set back from the kernel.
@@ -239,6 +184,80 @@ func (c *Conn) Elements(s Set) ([]Element, error) {
 		}
 	}
 	return out, nil
+}
+
+// Find reads one element, however many the set has.
+func (c *Conn) Find(s Set, key Value) (e Element, ok bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.ready(); err != nil {
+		return e, false, err
+	}
+	m := newMessages(c.seq)
+	m.begin(unix.NFT_MSG_GETSETELEM, 0)
+	m.setName(s)
+	list := m.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	m.element(&s, &Element{Key: key}, false)
+	m.unnest(list)
+	m.end()
+	c.seq = m.next
+	answers, err := c.talk(m)
+	for _, r := range answers {
+		switch {
+		case r.seq != m.first:
+		case r.kind == unix.NLMSG_ERROR && errors.Is(r.errno(), unix.ENOENT):
+			return e, false, nil
+		case r.kind == unix.NLMSG_ERROR:
+			return e, false, fmt.Errorf("read set %s: %w", s.Name, r.errno())
+		default:
+			e, err := s.parse(r.data)
+			return e, err == nil, err
+		}
+	}
+	if err == nil {
+		err = errSilent
+	}
+	return e, false, fmt.Errorf("read set %s: %w", s.Name, err)
+}
+
+// parse reads a message with one element.
+func (s Set) parse(data []byte) (e Element, err error) {
+	ad, err := netlink.NewAttributeDecoder(data[min(4, len(data)):])
+	if err != nil {
+		return e, fmt.Errorf("read element of set %s: %w", s.Name, err)
+	}
+	value := func(of func([]byte)) func(*netlink.AttributeDecoder) error {
+		return func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				of(ad.Bytes())
+			}
+			return ad.Err()
+		}
+	}
+	for ad.Next() {
+		if ad.Type() != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
+			continue
+		}
+		ad.Nested(func(ad *netlink.AttributeDecoder) error {
+			for ad.Next() {
+				ad.Nested(func(ad *netlink.AttributeDecoder) error {
+					for ad.Next() {
+						switch {
+						case ad.Type() == unix.NFTA_SET_ELEM_KEY:
+							ad.Nested(value(func(b []byte) { e.Key = pad(b) }))
+						case ad.Type() == unix.NFTA_SET_ELEM_DATA && s.Verdicts:
+							ad.Nested(value(func(b []byte) { e.Verdict = parseVerdict(b) }))
+						case ad.Type() == unix.NFTA_SET_ELEM_DATA:
+							ad.Nested(value(func(b []byte) { e.Data = pad(b) }))
+						}
+					}
+					return ad.Err()
+				})
+			}
+			return ad.Err()
+		})
+	}
+	return e, ad.Err()
 }
 
 // parseVerdict reads the two attributes, code and chain, that the library hands

@@ -1,5 +1,7 @@
 package nft
 
+import "slices"
+
 // TableName is the name of the table (family inet) that is ours.
 const TableName = "pausa"
 
@@ -122,16 +124,16 @@ func (t *Tx) AddElements(s Set, elems ...Element) { t.elements(opAddElements, s,
 // (ENOENT).
 func (t *Tx) DeleteElements(s Set, elems ...Element) { t.elements(opDeleteElements, s, elems) }
 
-// maxElements is how many elements go into one message: they share an attribute
-// of at most 64 kB, and the library loses the rest of a longer one silently.
-const maxElements = 500
-
+// elements joins what goes into the same set: each operation is a message at least.
 func (t *Tx) elements(kind opKind, s Set, elems []Element) {
-	for len(elems) > 0 {
-		n := min(len(elems), maxElements)
-		t.ops = append(t.ops, op{kind: kind, set: s, elems: elems[:n]})
-		elems = elems[n:]
+	if len(elems) == 0 {
+		return
 	}
+	if last := &t.ops[len(t.ops)-1]; last.kind == kind && last.set.Name == s.Name {
+		last.elems = append(last.elems, elems...)
+		return
+	}
+	t.ops = append(t.ops, op{kind: kind, set: s, elems: slices.Clip(elems)})
 }
 
 // Append adds the changes of another transaction behind those of this one.

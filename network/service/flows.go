@@ -61,7 +61,7 @@ func (t *Table) forgetFlows() error {
 			return fmt.Errorf("forget stale connections: %w", err)
 		}
 	}
-	clear(t.stale)
+	t.stale = emptied(t.stale)
 	return nil
 }
 

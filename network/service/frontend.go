@@ -35,7 +35,7 @@ func (k key) connectionless() bool { return k.proto != unix.IPPROTO_TCP }
 
 // value is the key in the maps of frontends.
 func (k key) value() nft.Value {
-	var v nft.Value
+	v := make(nft.Value, 0, 28) // an IPv6 address, and three fields with that of slot
 	if !k.node() {
 		v = v.Addr(k.addr)
 	}

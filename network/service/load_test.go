@@ -182,6 +182,21 @@ func BenchmarkChangeOneEndpointAt10000(b *testing.B) {
 	})
 }
 
+// BenchmarkUpdateOneEndpointAt10000 is what the daemon does: it names what changed.
+func BenchmarkUpdateOneEndpointAt10000(b *testing.B) {
+	newWorld(b)
+	tab := openTable(b, Options{NoLoopback: true})
+	all := manyServices(10000)
+	mustSync(b, tab, all...)
+	one := all[77]
+	for i := 0; b.Loop(); i++ {
+		one.Ports[0].Endpoints[2] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}), 8080)
+		if err := tab.Update(context.Background(), []Service{one}, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkChangeUDPEndpoint includes the route, the loopback listeners and the
 // look at the connections.
 func BenchmarkChangeUDPEndpoint(b *testing.B) {

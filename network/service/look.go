@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -21,7 +20,7 @@ type Found struct {
 // tables is what Look reads.
 type tables interface {
 	Sets() ([]string, error)
-	Elements(nft.Set) ([]nft.Element, error)
+	Find(s nft.Set, key nft.Value) (e nft.Element, ok bool, err error)
 }
 
 // Look reads from the kernel where a packet to an address and port is sent.
@@ -51,39 +50,26 @@ func Look(conn tables, to netip.AddrPort, protocol string, local bool) (Found, e
 			return f, err
 		}
 	}
-	ips, err := conn.Elements(sets.clusterIPs)
-	want := nft.Value(nil).Addr(to.Addr())
-	f.ClusterIP = slices.ContainsFunc(ips, func(e nft.Element) bool { return bytes.Equal(e.Key, want) })
+	_, f.ClusterIP, err = conn.Find(sets.clusterIPs, nft.Value(nil).Addr(to.Addr()))
 	return f, err
 }
 
 func look(conn tables, frontends, endpoints nft.Set, k key, kind string) (Found, error) {
-	all, err := conn.Elements(frontends)
-	if err != nil {
+	front, ok, err := conn.Find(frontends, k.value())
+	if err != nil || !ok {
 		return Found{}, err
 	}
-	i := slices.IndexFunc(all, func(e nft.Element) bool { return bytes.Equal(e.Key, k.value()) })
-	if i < 0 {
-		return Found{}, nil
-	}
-	f := Found{Kind: kind, Chain: all[i].Verdict.Chain}
-	slots, err := conn.Elements(endpoints)
-	if err != nil {
-		return f, err
-	}
-	bySlot := map[uint32]netip.AddrPort{}
-	for _, e := range slots {
-		if prefix := k.value(); bytes.HasPrefix(e.Key, prefix) && len(e.Key) == len(prefix)+4 {
-			bySlot[binary.NativeEndian.Uint32(e.Key[len(prefix):])] = endpointOf(addrLen(k.family), e.Data)
-		}
-	}
-	for slot := range uint32(len(bySlot)) {
-		f.Endpoints = append(f.Endpoints, bySlot[slot])
-	}
+	f := Found{Kind: kind, Chain: front.Verdict.Chain}
 	if f.Chain == chainReject {
-		f.Endpoints = nil
+		return f, nil
 	}
-	return f, nil
+	for i := 0; ; i++ { // the slots have no hole
+		e, ok, err := conn.Find(endpoints, k.slot(i))
+		if err != nil || !ok {
+			return f, err
+		}
+		f.Endpoints = append(f.Endpoints, endpointOf(addrLen(k.family), e.Data))
+	}
 }
 
 // addrLen is the length of an address of the family.

@@ -28,6 +28,15 @@ type retiree struct {
 	key   nft.Value // of the element that goes, not the whole set
 }
 
+// compare puts elements of one set side by side, so that they go with one message.
+func (x retiree) compare(o retiree) int {
+	by := cmp.Compare(x.rank, o.rank)
+	if by == 0 && x.set != nil && o.set != nil {
+		by = cmp.Compare(x.set.Name, o.set.Name)
+	}
+	return by
+}
+
 func elementName(set nft.Set, e nft.Element) string { return set.Name + " " + string(e.Key) }
 
 // retired are those of one change by name.
@@ -124,7 +133,7 @@ func (r *rest) due(now time.Time) *nft.Tx {
 		return nil
 	}
 	tx := nft.NewTx()
-	for _, x := range slices.SortedFunc(maps.Values(r.ripe), func(a, b retiree) int { return cmp.Compare(a.rank, b.rank) }) {
+	for _, x := range slices.SortedFunc(maps.Values(r.ripe), retiree.compare) {
 		if x.chain != "" {
 			tx.DeleteChain(x.chain)
 		}

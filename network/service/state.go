@@ -63,19 +63,21 @@ func newCounted[K comparable]() counted[K] {
 	return counted[K]{users: map[K]int{}, before: map[K]int{}}
 }
 
-func (c counted[K]) change(k K, by int) {
+func (c *counted[K]) change(k K, by int) {
+	users := c.users[k]
 	if _, ok := c.before[k]; !ok {
-		c.before[k] = c.users[k]
+		c.before[k] = users
 	}
-	c.users[k] += by
-	if c.users[k] == 0 {
+	if users += by; users == 0 {
 		delete(c.users, k)
+		return
 	}
+	c.users[k] = users
 }
 
 // settle calls added and removed for members that came and went, and ends the
 // change.
-func (c counted[K]) settle(added, removed func(K)) {
+func (c *counted[K]) settle(added, removed func(K)) {
 	for k, before := range c.before {
 		switch now := c.users[k]; {
 		case before == 0 && now > 0:
@@ -84,7 +86,20 @@ func (c counted[K]) settle(added, removed func(K)) {
 			removed(k)
 		}
 	}
-	clear(c.before)
+	c.before = emptied(c.before)
+}
+
+// smallMap is the size up to which a map is worth being kept.
+const smallMap = 64
+
+// emptied is an empty map: the same one if it is small. To clear a large one, or to
+// look through it, costs its former size each time.
+func emptied[K comparable, V any](m map[K]V) map[K]V {
+	if len(m) > smallMap {
+		return map[K]V{}
+	}
+	clear(m)
+	return m
 }
 
 // change is the difference between two states.
@@ -389,7 +404,7 @@ func (s *state) putSlots(c *change, f *frontend, before []netip.AddrPort) (gone 
 		}
 		if i < len(f.endpoints) {
 			e := f.endpoints[i]
-			c.add[name] = append(c.add[name], nft.Element{Key: f.key.slot(i), Data: nft.Value(nil).Addr(e.Addr()).Port(e.Port())})
+			c.add[name] = append(c.add[name], nft.Element{Key: f.key.slot(i), Data: make(nft.Value, 0, 20).Addr(e.Addr()).Port(e.Port())})
 			s.hairpin.change(e.Addr(), 1)
 		}
 	}
@@ -402,7 +417,7 @@ func (s *state) settle(c *change) {
 		return s.sets[nft.FamilyOf(a)].clusterIPs.Name, nft.Element{Key: nft.Value(nil).Addr(a)}
 	}
 	pair := func(a netip.Addr) (string, nft.Element) {
-		return s.sets[nft.FamilyOf(a)].hairpin.Name, nft.Element{Key: nft.Value(nil).Addr(a).Addr(a)}
+		return s.sets[nft.FamilyOf(a)].hairpin.Name, nft.Element{Key: make(nft.Value, 0, 32).Addr(a).Addr(a)}
 	}
 	remote := func(a netip.Addr) (string, nft.Element) {
 		return s.sets[nft.FamilyOf(a)].remotes.Name, nft.Element{Key: nft.Value(nil).Addr(a)}
@@ -425,14 +440,14 @@ func (s *state) settle(c *change) {
 	s.clients.settle(
 		func(cl client) { c.newClients = append(c.newClients, cl) },
 		func(cl client) { c.oldClients = append(c.oldClients, cl) })
-	s.stickies.settle(
-		func(name string) { c.newStickies[name] = s.stickyOf[name] },
-		func(name string) { c.oldStickies = append(c.oldStickies, name) })
-	for name := range s.stickyOf {
+	for name := range s.stickies.before {
 		if s.stickies.users[name] == 0 {
 			delete(s.stickyOf, name)
 		}
 	}
+	s.stickies.settle(
+		func(name string) { c.newStickies[name] = s.stickyOf[name] },
+		func(name string) { c.oldStickies = append(c.oldStickies, name) })
 }
 
 // chains makes the chains that the change needs. It is a transaction of its own,

@@ -89,7 +89,7 @@ func web(eps ...string) Service {
 	}
 }
 
-func mustSync(t *testing.T, tab *Table, services ...Service) {
+func mustSync(t testing.TB, tab *Table, services ...Service) {
 	t.Helper()
 	if err := tab.Sync(context.Background(), services); err != nil {
 		t.Fatal(err)
