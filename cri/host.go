@@ -2,21 +2,14 @@ package cri
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/pausa-run/pausa/pod"
 )
-
-// maxProfile bounds a seccomp profile; real ones have 10 to 20 kB.
-const maxProfile = 1 << 20
 
 // hostFacts is what a container's request is checked against on this host.
 type hostFacts struct {
@@ -92,22 +85,12 @@ func settleSeccomp(cfg *pod.ContainerConfig) error {
 	if !ok {
 		return nil
 	}
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO must not hang us
+	raw, err := pod.ReadSeccompProfile(name)
+	if errors.Is(err, pod.ErrInvalid) {
+		return invalid(field, "%s", strings.TrimPrefix(err.Error(), pod.ErrInvalid.Error()+": "))
+	}
 	if err != nil {
-		return invalid(field, "%v", err)
-	}
-	defer func() { _ = f.Close() }()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return invalid(field, "%s is not a regular file", name)
-	}
-	raw, err := io.ReadAll(io.LimitReader(f, maxProfile+1))
-	switch {
-	case err != nil:
-		return fmt.Errorf("read seccomp profile %s: %w", name, err)
-	case len(raw) > maxProfile:
-		return invalid(field, "%s has more than %d bytes", name, maxProfile)
-	case !json.Valid(raw):
-		return invalid(field, "%s is not JSON", name)
+		return err
 	}
 	cfg.Security.SeccompProfile = raw
 	return nil

@@ -419,7 +419,7 @@ func TestSettle(t *testing.T) {
 		"no profile":          {none, sec(runtime.Security{Seccomp: "localhost//nowhere"}), "", -1, "localhost_ref", nil},
 		"profile is a folder": {none, sec(runtime.Security{Seccomp: "localhost/" + dir}), "", -1, "regular", nil},
 		"profile is no JSON":  {none, sec(runtime.Security{Seccomp: "localhost/" + write("bad", "{")}), "", -1, "JSON", nil},
-		"profile is huge":     {none, sec(runtime.Security{Seccomp: "localhost/" + write("huge", strings.Repeat("1", maxProfile+1))}), "", -1, "more than", nil},
+		"profile is huge":     {none, sec(runtime.Security{Seccomp: "localhost/" + write("huge", strings.Repeat("1", 1<<20+1))}), "", -1, "more than", nil},
 		"selinux off":         {none, sec(runtime.Security{SELinuxLabel: "a:b:c"}), "", 0, "", func(c pod.ContainerConfig) bool { return c.Security.SELinuxLabel == "" }},
 		"selinux on":          {loaded, sec(runtime.Security{SELinuxLabel: "a:b:c"}), "", -1, "", func(c pod.ContainerConfig) bool { return c.Security.SELinuxLabel == "a:b:c" }},
 		"relabel":             {loaded, pod.ContainerConfig{}, "", 2, "mounts[2].selinux_relabel", nil},

@@ -57,7 +57,7 @@ case $what in
     add_tests
     add_keeper_tests
     add_critest
-    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper)$'}
+    run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper|TestPodSpecOfKernel)$'}
     keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
     specs='AppArmor runtime should support apparmor field'
     vm 1500 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest '$specs'; }; }"

@@ -31,7 +31,7 @@ func newKubelet(t *testing.T, n *node) *kubelet {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // an emulated machine takes its time
 	t.Cleanup(func() {
 		cancel()
 		conn.Close()

@@ -305,13 +305,24 @@ func stopSignal(signals ...string) string {
 	return "SIGTERM"
 }
 
-// parseSignal understands "SIGTERM", "TERM", "15" and "SIGRTMIN+3"; what it does not know is SIGTERM.
+// parseSignal understands "SIGTERM", "TERM", "15", "SIGRTMIN" and "SIGRTMIN+3"; what it does not know is SIGTERM.
 func parseSignal(s string) syscall.Signal {
 	s = strings.ToUpper(s)
 	if n, err := strconv.Atoi(s); err == nil && n > 0 && n < 65 {
 		return syscall.Signal(n)
 	}
 	s = "SIG" + strings.TrimPrefix(s, "SIG")
+	// Names that are others' second ones, or the ends of a range.
+	switch s {
+	case "SIGRTMIN", "SIGRTMAX":
+		s += map[string]string{"SIGRTMIN": "+0", "SIGRTMAX": "-0"}[s]
+	case "SIGCLD":
+		s = "SIGCHLD"
+	case "SIGIOT":
+		s = "SIGABRT"
+	case "SIGPOLL":
+		s = "SIGIO"
+	}
 	if off, ok := strings.CutPrefix(s, "SIGRTMIN+"); ok {
 		if n, err := strconv.Atoi(off); err == nil && n >= 0 && n <= 30 {
 			return syscall.Signal(34 + n)

@@ -79,6 +79,9 @@ func hosts(cfg *Config, ips []netip.Addr) string {
 			"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
 		for _, ip := range ips {
 			switch {
+			case strings.Contains(cfg.Hostname, "."):
+				short, _, _ := strings.Cut(cfg.Hostname, ".")
+				fmt.Fprintf(&b, "%s\t%s\t%s\n", ip, cfg.Hostname, short)
 			case cfg.Hostname != "" && cfg.Domain != "":
 				fmt.Fprintf(&b, "%s\t%s.%s\t%s\n", ip, cfg.Hostname, cfg.Domain, cfg.Hostname)
 			case cfg.Hostname != "":

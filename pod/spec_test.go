@@ -109,7 +109,7 @@ func TestMountsGiveWay(t *testing.T) {
 
 func TestParseSignal(t *testing.T) {
 	for s, want := range map[string]syscall.Signal{
-		"SIGTERM": 15, "term": 15, "9": 9, "SIGRTMIN+3": 37, "SIGRTMAX-1": 63, "QUIT": 3, "nonsense": 15, "": 15, "99": 15, "-1": 15,
+		"SIGTERM": 15, "term": 15, "9": 9, "SIGRTMIN+3": 37, "SIGRTMIN": 34, "RTMAX": 64, "SIGCLD": 17, "SIGIOT": 6, "SIGPOLL": 29, "SIGRTMAX-1": 63, "QUIT": 3, "nonsense": 15, "": 15, "99": 15, "-1": 15,
 	} {
 		if got := parseSignal(s); got != want {
 			t.Errorf("%q: %d; want %d", s, got, want)

@@ -133,10 +133,12 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 			_, err := meters.pull(func() (images.Image, error) { return store.Pull(ctx, ref, images.PullOptions{Auth: auth}) })
 			return err
 		},
-		Alloc:     service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
-		Balancers: balancers,
-		Handlers:  handlers,
-		NodeName:  node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
+		Alloc:           service.NewAllocator(c.ServiceCIDRs, c.NodePortMin, c.NodePortMax),
+		Balancers:       balancers,
+		Handlers:        handlers,
+		SeccompProfiles: c.SeccompProfiles,
+		CgroupV2:        groups.mode == "v2",
+		NodeName:        node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
 	})
 	if err != nil {
 		return err

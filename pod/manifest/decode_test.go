@@ -5,6 +5,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,6 +64,18 @@ func TestErrors(t *testing.T) {
 
 func TestSupportMatrix(t *testing.T) {
 	golden(t, "../../docs/support.md", SupportMatrix())
+}
+
+// Nobody is left to wonder: what a pod cannot have is refused with a reason.
+func TestEveryPodFieldIsDecided(t *testing.T) {
+	for _, s := range slices.Concat(podSections(), containerSections(), volumeSections()) {
+		known := rules()[reflect.TypeOf(s.of)]
+		for _, f := range fieldsOf(reflect.TypeOf(s.of)) {
+			if _, ok := known[f.name]; !ok && f.name != "kind" && f.name != "apiVersion" {
+				t.Errorf("%s.%s is neither supported nor refused with a reason", s.path, f.name)
+			}
+		}
+	}
 }
 
 func decode(t *testing.T, text string) []Object {

@@ -116,6 +116,9 @@ func defaultPod(s *corev1.PodSpec) {
 	setDefault(&s.DNSPolicy, corev1.DNSClusterFirst)
 	setPointer(&s.TerminationGracePeriodSeconds, int64(corev1.DefaultTerminationGracePeriodSeconds))
 	setPointer(&s.SecurityContext, corev1.PodSecurityContext{})
+	if s.Resources != nil {
+		defaultRequests(s.Resources)
+	}
 	for i := range s.Volumes {
 		defaultVolume(&s.Volumes[i])
 	}
@@ -138,6 +141,38 @@ func defaultVolume(v *corev1.Volume) {
 	}
 	if v.Secret != nil {
 		setPointer(&v.Secret.DefaultMode, corev1.SecretVolumeSourceDefaultMode)
+	}
+	if d := v.DownwardAPI; d != nil {
+		setPointer(&d.DefaultMode, corev1.DownwardAPIVolumeSourceDefaultMode)
+		defaultFacts(d.Items)
+	}
+	if p := v.Projected; p != nil {
+		setPointer(&p.DefaultMode, corev1.ProjectedVolumeSourceDefaultMode)
+		for i := range p.Sources {
+			if d := p.Sources[i].DownwardAPI; d != nil {
+				defaultFacts(d.Items)
+			}
+		}
+	}
+}
+
+func defaultFacts(items []corev1.DownwardAPIVolumeFile) {
+	for i := range items {
+		if f := items[i].FieldRef; f != nil {
+			setDefault(&f.APIVersion, "v1")
+		}
+	}
+}
+
+// defaultRequests takes a limit for a request that is not there.
+func defaultRequests(r *corev1.ResourceRequirements) {
+	for name, limit := range r.Limits {
+		if _, set := r.Requests[name]; !set {
+			if r.Requests == nil {
+				r.Requests = corev1.ResourceList{}
+			}
+			r.Requests[name] = limit.DeepCopy()
+		}
 	}
 }
 
@@ -165,15 +200,7 @@ func defaultContainer(c *corev1.Container, hostNetwork bool) {
 			}
 		}
 	}
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		limit, has := c.Resources.Limits[name]
-		if _, set := c.Resources.Requests[name]; has && !set {
-			if c.Resources.Requests == nil {
-				c.Resources.Requests = corev1.ResourceList{}
-			}
-			c.Resources.Requests[name] = limit.DeepCopy()
-		}
-	}
+	defaultRequests(&c.Resources)
 }
 
 func defaultProbe(p *corev1.Probe) {

@@ -77,13 +77,22 @@ func podSections() []section {
 		{corev1.Pod{}, "Pod", "metadata spec status", ""},
 		{
 			corev1.PodSpec{},
-			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds " +
+			"Pod.spec", "containers initContainers volumes restartPolicy=Always|OnFailure|Never terminationGracePeriodSeconds activeDeadlineSeconds " +
 				"dnsPolicy=ClusterFirst|Default|None|ClusterFirstWithHostNet dnsConfig hostNetwork hostPID hostIPC shareProcessNamespace securityContext hostname subdomain hostAliases " +
-				"automountServiceAccountToken=false enableServiceLinks imagePullSecrets nodeName schedulerName=default-scheduler hostUsers=true runtimeClassName",
-			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins; runtimeClassName is the name or an alias of a runtime handler in the settings of the daemon: there is no RuntimeClass",
+				"setHostnameAsFQDN hostnameOverride os hostUsers automountServiceAccountToken=false serviceAccountName=default serviceAccount=default enableServiceLinks imagePullSecrets " +
+				"nodeName nodeSelector affinity tolerations topologySpreadConstraints priorityClassName priority preemptionPolicy resources schedulerName=default-scheduler runtimeClassName",
+			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins; runtimeClassName is the name or an alias of a runtime handler in the settings of the daemon: there is no RuntimeClass. " +
+				"activeDeadlineSeconds counts from the moment the pod was applied. With hostUsers: false root in the pod is nobody on the host; volumes show it their files as if it were root. " +
+				"One host has nothing to choose from: nodeSelector may name kubernetes.io/os and kubernetes.io/arch; tolerations, topologySpreadConstraints, preferred affinities and priorities are accepted and have no effect",
 		},
+		{corev1.PodOS{}, "Pod.spec.os", "name=linux", ""},
+		{corev1.Affinity{}, "Pod.spec.affinity", "nodeAffinity podAffinity podAntiAffinity", "without effect, as there is one host"},
+		{corev1.NodeAffinity{}, "Pod.spec.affinity.nodeAffinity", "preferredDuringSchedulingIgnoredDuringExecution", ""},
+		{corev1.PodAffinity{}, "Pod.spec.affinity.podAffinity", "preferredDuringSchedulingIgnoredDuringExecution requiredDuringSchedulingIgnoredDuringExecution", "all pods are together"},
+		{corev1.PodAntiAffinity{}, "Pod.spec.affinity.podAntiAffinity", "preferredDuringSchedulingIgnoredDuringExecution", ""},
+		{corev1.TopologySpreadConstraint{}, "Pod.spec.topologySpreadConstraints[]", "maxSkew topologyKey whenUnsatisfiable labelSelector nodeAffinityPolicy nodeTaintsPolicy matchLabelKeys", "without effect, as there is one host"},
 		{corev1.LocalObjectReference{}, "Pod.spec.imagePullSecrets[]", "name", "a Secret of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg; without it, or without a fitting entry in it, images are pulled with the daemon's own credentials, if it has any"},
-		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always sysctls seccompProfile", ""},
+		{corev1.PodSecurityContext{}, "Pod.spec.securityContext", "runAsUser runAsGroup runAsNonRoot supplementalGroups supplementalGroupsPolicy=Merge|Strict fsGroup fsGroupChangePolicy=Always|OnRootMismatch sysctls seccompProfile appArmorProfile", "fsGroup is for volumes that Pausa makes: a hostPath keeps its owner"},
 		{corev1.Sysctl{}, "Pod.spec.securityContext.sysctls[]", "name value", "only those that a namespace has of its own"},
 		{corev1.HostAlias{}, "Pod.spec.hostAliases[]", "ip hostnames", ""},
 		{corev1.PodDNSConfig{}, "Pod.spec.dnsConfig", "nameservers searches options", ""},
@@ -96,20 +105,22 @@ func containerSections() []section {
 		{
 			corev1.Container{},
 			"Pod.spec.containers[]", "name image command args workingDir ports env envFrom resources resizePolicy volumeMounts securityContext imagePullPolicy=Always|IfNotPresent|Never stdin stdinOnce tty " +
-				"livenessProbe readinessProbe startupProbe lifecycle restartPolicy=Always terminationMessagePath terminationMessagePolicy=File|FallbackToLogsOnError",
-			"the same for initContainers; restartPolicy makes one of these a sidecar, and probes and lifecycle are for sidecars and containers; images of registry localhost are never pulled",
+				"livenessProbe readinessProbe startupProbe lifecycle restartPolicy=Always|OnFailure|Never restartPolicyRules terminationMessagePath terminationMessagePolicy=File|FallbackToLogsOnError",
+			"the same for initContainers; restartPolicy Always makes one of these a sidecar, and probes and lifecycle are for sidecars and containers; images of registry localhost are never pulled",
 		},
+		{corev1.ContainerRestartRule{}, "Pod.spec.containers[].restartPolicyRules[]", "action=Restart|RestartAllContainers exitCodes", "the first rule that fits an exit counts, else restartPolicy; RestartAllContainers ends the others within the grace period and begins again with the init containers, in the same sandbox"},
+		{corev1.ContainerRestartRuleOnExitCodes{}, "Pod.spec.containers[].restartPolicyRules[].exitCodes", "operator=In|NotIn values", ""},
 		{
 			corev1.Probe{},
 			"Pod.spec.containers[].livenessProbe", "exec httpGet tcpSocket grpc initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold terminationGracePeriodSeconds",
 			"the same for readinessProbe and startupProbe; httpGet, tcpSocket and grpc are asked from inside the pod's network. Until its first success a readinessProbe over the network is asked more often than its period",
 		},
 		{corev1.ExecAction{}, "exec", "command", ""},
-		{corev1.HTTPGetAction{}, "httpGet", "path port host scheme=HTTP|HTTPS httpHeaders", "200 to 399 is a success; redirects to another host are not followed; certificates are not verified"},
+		{corev1.HTTPGetAction{}, "httpGet", "path port host scheme=HTTP|HTTPS httpHeaders protocol=HTTP1", "200 to 399 is a success; redirects to another host are not followed; certificates are not verified"},
 		{corev1.HTTPHeader{}, "httpGet.httpHeaders[]", "name value", ""},
 		{corev1.TCPSocketAction{}, "tcpSocket", "port host", ""},
-		{corev1.GRPCAction{}, "grpc", "port service", "grpc.health.v1"},
-		{corev1.Lifecycle{}, "Pod.spec.containers[].lifecycle", "postStart preStop", ""},
+		{corev1.GRPCAction{}, "grpc", "port service mode=Plaintext|TLS", "grpc.health.v1; certificates are not verified"},
+		{corev1.Lifecycle{}, "Pod.spec.containers[].lifecycle", "postStart preStop stopSignal", "stopSignal needs spec.os.name"},
 		{corev1.LifecycleHandler{}, "Pod.spec.containers[].lifecycle.preStop", "exec httpGet sleep tcpSocket", "the same for postStart; tcpSocket is refused: it is deprecated and does nothing"},
 		{corev1.SleepAction{}, "sleep", "seconds", ""},
 		{corev1.ContainerPort{}, "Pod.spec.containers[].ports[]", "name protocol=TCP|UDP|SCTP containerPort hostPort hostIP", ""},
@@ -122,36 +133,36 @@ func containerSections() []section {
 		{corev1.EnvFromSource{}, "Pod.spec.containers[].envFrom[]", "prefix configMapRef secretRef", ""},
 		{corev1.ConfigMapEnvSource{}, "configMapRef", "name optional", ""},
 		{corev1.SecretEnvSource{}, "secretRef", "name optional", ""},
-		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu and memory; a running container gets other ones in place, unless its resizePolicy says otherwise or the pod's QoS class would change"},
+		{corev1.ResourceRequirements{}, "Pod.spec.containers[].resources", "limits requests", "cpu, memory and hugepages-SIZE; a running container gets other ones in place, unless its resizePolicy says otherwise or the pod's QoS class would change. Those of Pod.spec.resources are for all containers together"},
 		{corev1.ContainerResizePolicy{}, "Pod.spec.containers[].resizePolicy[]", "resourceName=cpu|memory restartPolicy=NotRequired|RestartContainer", ""},
 		{
 			corev1.SecurityContext{},
-			"Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default seccompProfile",
-			"without a seccompProfile the built-in one is used, unless the container is privileged",
+			"Pod.spec.containers[].securityContext", "runAsUser runAsGroup runAsNonRoot privileged capabilities readOnlyRootFilesystem allowPrivilegeEscalation procMount=Default|Unmasked seccompProfile appArmorProfile",
+			"without a seccompProfile the built-in one is used, and without an appArmorProfile that of the daemon, where the host has AppArmor; a privileged container has neither. procMount Unmasked needs hostUsers: false",
 		},
 		{corev1.Capabilities{}, "Pod.spec.containers[].securityContext.capabilities", "add drop", ""},
-		{corev1.SeccompProfile{}, "seccompProfile", "type=RuntimeDefault|Unconfined", ""},
-		{corev1.VolumeMount{}, "Pod.spec.containers[].volumeMounts[]", "name mountPath readOnly recursiveReadOnly=Disabled subPath mountPropagation=None", ""},
+		{corev1.SeccompProfile{}, "seccompProfile", "type=RuntimeDefault|Localhost|Unconfined localhostProfile", "localhostProfile is a path below security.seccomp_profiles of the daemon's settings"},
+		{corev1.AppArmorProfile{}, "appArmorProfile", "type=RuntimeDefault|Localhost|Unconfined localhostProfile", "localhostProfile is the name of a profile that is loaded on the host"},
+		{corev1.VolumeMount{}, "Pod.spec.containers[].volumeMounts[]", "name mountPath readOnly recursiveReadOnly=Disabled|IfPossible|Enabled subPath subPathExpr mountPropagation=None|HostToContainer|Bidirectional bindMountOptions", "bindMountOptions are of noexec, nodev and nosuid"},
 	}
 }
 
 func volumeSections() []section {
 	return []section{
-		{corev1.Volume{}, "Pod.spec.volumes[]", "name emptyDir hostPath configMap secret image", ""},
-		{corev1.EmptyDirVolumeSource{}, "Pod.spec.volumes[].emptyDir", "medium=Memory sizeLimit", "sizeLimit holds with medium Memory; on disk it is not enforced yet"},
+		{corev1.Volume{}, "Pod.spec.volumes[]", "name emptyDir hostPath configMap secret downwardAPI projected image", ""},
+		{corev1.EmptyDirVolumeSource{}, "Pod.spec.volumes[].emptyDir", "medium sizeLimit mode", "medium Memory, HugePages or HugePages-SIZE; sizeLimit holds with these; on disk nothing counts what is written. With an fsGroup that may write it whatever the mode"},
 		{corev1.HostPathVolumeSource{}, "Pod.spec.volumes[].hostPath", "path type=DirectoryOrCreate|Directory|FileOrCreate|File|Socket|CharDevice|BlockDevice", ""},
-		{corev1.ConfigMapVolumeSource{}, "Pod.spec.volumes[].configMap", "name items defaultMode optional", ""},
-		{corev1.SecretVolumeSource{}, "Pod.spec.volumes[].secret", "secretName items defaultMode optional", "on tmpfs"},
+		{corev1.ConfigMapVolumeSource{}, "Pod.spec.volumes[].configMap", "name items defaultMode defaultUser optional", ""},
+		{corev1.SecretVolumeSource{}, "Pod.spec.volumes[].secret", "secretName items defaultMode defaultUser optional", "on tmpfs"},
 		{corev1.ImageVolumeSource{}, "Pod.spec.volumes[].image", "reference pullPolicy=Always|IfNotPresent|Never", "an image's files, read-only; subPath may name a folder or a file in it"},
-		{corev1.KeyToPath{}, "Pod.spec.volumes[].configMap.items[]", "key path mode", "the same for secrets"},
-	}
-}
-
-// refusals are fields that are valid Kubernetes and will not be supported, with
-// the reason.
-func refusals() map[reflect.Type]map[string]string {
-	return map[reflect.Type]map[string]string{
-		reflect.TypeFor[corev1.ServiceSpec](): {"loadBalancerClass": "it gives the Service to a load balancer other than Pausa's, and there is none here; remove it"},
+		{corev1.KeyToPath{}, "Pod.spec.volumes[].configMap.items[]", "key path mode user", "the same for secrets"},
+		{corev1.DownwardAPIVolumeSource{}, "Pod.spec.volumes[].downwardAPI", "items defaultMode defaultUser", ""},
+		{corev1.DownwardAPIVolumeFile{}, "Pod.spec.volumes[].downwardAPI.items[]", "path fieldRef resourceFieldRef mode user", "fieldRef is one of metadata.name, .namespace, .uid, .labels, .annotations, .labels['KEY'], .annotations['KEY']; labels and annotations follow those of the pod"},
+		{corev1.ProjectedVolumeSource{}, "Pod.spec.volumes[].projected", "sources defaultMode defaultUser", "with a secret among its sources on tmpfs"},
+		{corev1.VolumeProjection{}, "Pod.spec.volumes[].projected.sources[]", "configMap secret downwardAPI", ""},
+		{corev1.ConfigMapProjection{}, "Pod.spec.volumes[].projected.sources[].configMap", "name items optional", ""},
+		{corev1.SecretProjection{}, "Pod.spec.volumes[].projected.sources[].secret", "name items optional", ""},
+		{corev1.DownwardAPIProjection{}, "Pod.spec.volumes[].projected.sources[].downwardAPI", "items", ""},
 	}
 }
 

@@ -2,15 +2,15 @@ package manifest
 
 import (
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-func (c *checker) container(at string, k *corev1.Container, volumes map[string]bool) {
+func (c *checker) container(at string, s *corev1.PodSpec, k *corev1.Container, volumes map[string]bool) {
 	c.label(at+".name", k.Name)
 	c.image(at+".image", k.Image)
 	if k.WorkingDir != "" && !strings.HasPrefix(k.WorkingDir, "/") {
@@ -36,13 +36,14 @@ func (c *checker) container(at string, k *corev1.Container, volumes map[string]b
 	for i := range k.VolumeMounts {
 		p := at + ".volumeMounts[" + strconv.Itoa(i) + "]"
 		c.volumeMount(p, &k.VolumeMounts[i], volumes)
+		c.mountMode(p, s, k, &k.VolumeMounts[i])
 		c.once(p+".mountPath", paths, k.VolumeMounts[i].MountPath)
 	}
 	if k.StdinOnce && !k.Stdin {
 		c.fail(at+".stdinOnce", "is only possible with stdin")
 	}
 	if k.SecurityContext != nil {
-		c.security(at+".securityContext", k.SecurityContext)
+		c.security(at+".securityContext", k.SecurityContext, s)
 	}
 }
 
@@ -50,16 +51,6 @@ func (c *checker) image(at, ref string) {
 	c.required(at, ref)
 	if strings.ContainsAny(ref, " \t\r\n") || len(ref) > 512 {
 		c.fail(at, "%q is not a reference of an image", ref)
-	}
-}
-
-func (c *checker) security(at string, s *corev1.SecurityContext) {
-	c.ids(at, s.RunAsUser, s.RunAsGroup)
-	if s.RunAsNonRoot != nil && *s.RunAsNonRoot && s.RunAsUser != nil && *s.RunAsUser == 0 {
-		c.fail(at+".runAsUser", "0 is root, and runAsNonRoot is true")
-	}
-	if s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation && s.Privileged != nil && *s.Privileged {
-		c.fail(at+".allowPrivilegeEscalation", "false is not possible with privileged")
 	}
 }
 
@@ -155,37 +146,6 @@ func (c *checker) envFrom(at string, e *corev1.EnvFromSource) {
 	}
 }
 
-func (c *checker) resources(at string, r *corev1.ResourceRequirements) {
-	c.amounts(at+".requests", r.Requests)
-	c.amounts(at+".limits", r.Limits)
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		want := r.Requests[name]
-		if limit, ok := r.Limits[name]; ok && want.Cmp(limit) > 0 {
-			c.fail(at+".requests["+string(name)+"]", "%s is more than the limit %s", want.String(), limit.String())
-		}
-	}
-}
-
-func (c *checker) amounts(at string, list corev1.ResourceList) {
-	byName := map[string]resource.Quantity{}
-	for name, q := range list {
-		byName[string(name)] = q
-	}
-	for _, name := range keysOf(byName) {
-		q, p := byName[name], at+"["+name+"]"
-		switch {
-		case name == "ephemeral-storage" || strings.HasPrefix(name, "hugepages-") || strings.Contains(name, "/"):
-			c.fail(p, "is not supported yet")
-		case name != "cpu" && name != "memory":
-			c.fail(p, "unknown resource%s", hint(name, []string{"cpu", "memory"}))
-		case q.Sign() < 0:
-			c.fail(p, "%s is negative", q.String())
-		case name == "memory" && q.MilliValue()%1000 != 0:
-			c.fail(p, "%s is a fraction of a byte; Mi stands for mebibytes", q.String())
-		}
-	}
-}
-
 func (c *checker) volumeMount(at string, m *corev1.VolumeMount, volumes map[string]bool) {
 	switch {
 	case m.Name == "":
@@ -201,7 +161,50 @@ func (c *checker) volumeMount(at string, m *corev1.VolumeMount, volumes map[stri
 	case hasDotDot(m.MountPath) || strings.ContainsAny(m.MountPath, ":\x00"):
 		c.fail(at+".mountPath", "%q must not have \"..\" or \":\"", m.MountPath)
 	}
-	if strings.HasPrefix(m.SubPath, "/") || hasDotDot(m.SubPath) || strings.ContainsRune(m.SubPath, 0) {
-		c.fail(at+".subPath", "%q is not a relative path without \"..\"", m.SubPath)
+	c.below(at+".subPath", m.SubPath)
+	c.below(at+".subPathExpr", m.SubPathExpr)
+	if m.SubPath != "" && m.SubPathExpr != "" {
+		c.fail(at+".subPathExpr", "is not possible together with subPath")
+	}
+}
+
+// below wants a path below another one, or none.
+func (c *checker) below(at, sub string) {
+	if strings.HasPrefix(sub, "/") || hasDotDot(sub) || strings.ContainsRune(sub, 0) {
+		c.fail(at, "%q is not a relative path without \"..\"", sub)
+	}
+}
+
+// mountMode checks how a volume is mounted.
+func (c *checker) mountMode(at string, s *corev1.PodSpec, k *corev1.Container, m *corev1.VolumeMount) {
+	image := slices.ContainsFunc(s.Volumes, func(v corev1.Volume) bool { return v.Name == m.Name && v.Image != nil })
+	propagation := corev1.MountPropagationNone
+	if m.MountPropagation != nil {
+		propagation = *m.MountPropagation
+	}
+	if propagation == corev1.MountPropagationBidirectional && !isPrivileged(k) {
+		c.fail(at+".mountPropagation", "Bidirectional is only possible in a privileged container")
+	}
+	if propagation != corev1.MountPropagationNone && image {
+		c.fail(at+".mountPropagation", "%s is not possible with an image volume", propagation)
+	}
+	if r := m.RecursiveReadOnly; r != nil && *r != corev1.RecursiveReadOnlyDisabled {
+		if !m.ReadOnly {
+			c.fail(at+".recursiveReadOnly", "%s is only possible with readOnly: true", *r)
+		}
+		if propagation != corev1.MountPropagationNone {
+			c.fail(at+".recursiveReadOnly", "%s is not possible with mountPropagation %s", *r, propagation)
+		}
+	}
+	if len(m.BindMountOptions) > 0 && image {
+		c.fail(at+".bindMountOptions", "is not possible with an image volume")
+	}
+	seen := map[string]bool{}
+	for i, o := range m.BindMountOptions {
+		p := at + ".bindMountOptions[" + strconv.Itoa(i) + "]"
+		if o != "noexec" && o != "nodev" && o != "nosuid" {
+			c.fail(p, "%q is not possible; use noexec, nodev or nosuid", o)
+		}
+		c.once(p, seen, o)
 	}
 }

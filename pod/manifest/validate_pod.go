@@ -1,8 +1,9 @@
 package manifest
 
 import (
+	"math"
 	"net/netip"
-	"regexp"
+	goruntime "runtime"
 	"strconv"
 	"strings"
 
@@ -17,7 +18,7 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	volumes := map[string]bool{}
 	for i := range s.Volumes {
 		p := at + ".volumes[" + strconv.Itoa(i) + "]"
-		c.volume(p, &s.Volumes[i])
+		c.volume(p, s, &s.Volumes[i])
 		c.once(p+".name", volumes, s.Volumes[i].Name)
 	}
 	names, hostPorts := map[string]bool{}, map[string]bool{}
@@ -45,6 +46,11 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	if s.RuntimeClassName != nil {
 		c.all(at+".runtimeClassName", *s.RuntimeClassName, validation.IsDNS1123Label(*s.RuntimeClassName))
 	}
+	c.deadline(at, s)
+	c.hostUsers(at, s)
+	c.nodeSelector(at+".nodeSelector", s.NodeSelector)
+	c.fullName(at, s)
+	c.podResources(at+".resources", s)
 	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
 		c.fail(at+".shareProcessNamespace", "is not possible together with hostPID")
 	}
@@ -52,10 +58,70 @@ func (c *checker) podSpec(at string, s *corev1.PodSpec) {
 	c.podSecurity(at+".securityContext", s)
 }
 
+// deadline is for pods that are not made again when they end.
+func (c *checker) deadline(at string, s *corev1.PodSpec) {
+	d := s.ActiveDeadlineSeconds
+	if d == nil {
+		return
+	}
+	if c.o.Kind() != KindPod {
+		c.fail(at+".activeDeadlineSeconds", "is not possible in a %s: its pods do not end", c.o.Kind())
+	}
+	if *d < 1 || *d > math.MaxInt32 {
+		c.fail(at+".activeDeadlineSeconds", "%d is not possible; use 1 to %d", *d, math.MaxInt32)
+	}
+}
+
+// hostUsers refuses what a pod with users of its own cannot share with the host.
+func (c *checker) hostUsers(at string, s *corev1.PodSpec) {
+	if s.HostUsers == nil || *s.HostUsers {
+		return
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"hostNetwork", s.HostNetwork}, {"hostPID", s.HostPID}, {"hostIPC", s.HostIPC}} {
+		if f.set {
+			c.fail(at+"."+f.name, "is not possible with hostUsers: false")
+		}
+	}
+}
+
+// nodeSelector accepts what every host of this kind is.
+func (c *checker) nodeSelector(at string, selector map[string]string) {
+	labels := map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": goruntime.GOARCH}
+	for _, key := range keysOf(selector) {
+		switch want, known := labels[strings.TrimPrefix(key, "beta.")]; {
+		case !known:
+			c.fail(at+"["+key+"]", "there is one host, which has no such label; remove it%s", hint(key, keysOf(labels)))
+		case selector[key] != want:
+			c.fail(at+"["+key+"]", "%q is not this host, which is %s", selector[key], want)
+		}
+	}
+}
+
+// fullName checks what the pod calls itself.
+func (c *checker) fullName(at string, s *corev1.PodSpec) {
+	name := s.HostnameOverride
+	if name == nil {
+		return
+	}
+	at += ".hostnameOverride"
+	c.all(at, *name, validation.IsDNS1123Subdomain(*name))
+	switch {
+	case len(*name) > 64:
+		c.fail(at, "has %d characters; the kernel takes 64", len(*name))
+	case s.HostNetwork:
+		c.fail(at, "is not possible with hostNetwork")
+	case s.SetHostnameAsFQDN != nil && *s.SetHostnameAsFQDN:
+		c.fail(at, "is not possible with setHostnameAsFQDN")
+	}
+}
+
 func (c *checker) containers(at string, s *corev1.PodSpec, list []corev1.Container, names, volumes, hostPorts map[string]bool, isInit bool) {
 	for i := range list {
 		p, k := at+"["+strconv.Itoa(i)+"]", &list[i]
-		c.container(p, k, volumes)
+		c.container(p, s, k, volumes)
 		c.life(p, s, k, isInit)
 		c.once(p+".name", names, k.Name)
 		for j := range k.Ports {
@@ -96,109 +162,6 @@ func (c *checker) resolver(at string, s *corev1.PodSpec) {
 		if o.Name == "" || strings.ContainsAny(o.Name, " \t\n") || (o.Value != nil && strings.ContainsAny(*o.Value, " \t\n")) {
 			c.fail(at+".dnsConfig.options["+strconv.Itoa(i)+"]", "needs a name, and no blanks in name and value")
 		}
-	}
-}
-
-func (c *checker) podSecurity(at string, s *corev1.PodSpec) {
-	sc := s.SecurityContext
-	if sc == nil {
-		return
-	}
-	c.ids(at, sc.RunAsUser, sc.RunAsGroup)
-	if sc.FSGroup != nil {
-		c.id(at+".fsGroup", *sc.FSGroup)
-	}
-	for i, g := range sc.SupplementalGroups {
-		c.id(at+".supplementalGroups["+strconv.Itoa(i)+"]", g)
-	}
-	for i, y := range sc.Sysctls {
-		p := at + ".sysctls[" + strconv.Itoa(i) + "]"
-		switch name := strings.ReplaceAll(y.Name, "/", "."); {
-		case !regexp.MustCompile(`^[a-z0-9]([-_a-z0-9.]*[a-z0-9])?$`).MatchString(name) || strings.Contains(name, ".."):
-			c.fail(p+".name", "%q is not the name of a sysctl", y.Name)
-		case strings.HasPrefix(name, "net."):
-			if s.HostNetwork {
-				c.fail(p+".name", "%q is not possible with hostNetwork", y.Name)
-			}
-		case isIPCSysctl(name):
-			if s.HostIPC {
-				c.fail(p+".name", "%q is not possible with hostIPC", y.Name)
-			}
-		default:
-			c.fail(p+".name", "%q would change the whole host; only net.*, kernel.shm*, kernel.msg*, kernel.sem and fs.mqueue.* are a pod's own", y.Name)
-		}
-	}
-}
-
-func isIPCSysctl(name string) bool {
-	return strings.HasPrefix(name, "kernel.shm") || strings.HasPrefix(name, "kernel.msg") ||
-		name == "kernel.sem" || strings.HasPrefix(name, "fs.mqueue.")
-}
-
-func (c *checker) ids(at string, user, group *int64) {
-	if user != nil {
-		c.id(at+".runAsUser", *user)
-	}
-	if group != nil {
-		c.id(at+".runAsGroup", *group)
-	}
-}
-
-func (c *checker) id(at string, id int64) {
-	if id < 0 || id > 1<<31-1 {
-		c.fail(at, "%d is not an id; use 0 to %d", id, int64(1<<31-1))
-	}
-}
-
-// volume checks that there is one source, and that source.
-func (c *checker) volume(at string, v *corev1.Volume) {
-	c.label(at+".name", v.Name)
-	n := 0
-	if e := v.EmptyDir; e != nil {
-		n++
-		if e.SizeLimit != nil && e.SizeLimit.Sign() < 0 {
-			c.fail(at+".emptyDir.sizeLimit", "%s is negative", e.SizeLimit)
-		}
-	}
-	if h := v.HostPath; h != nil {
-		n++
-		if !strings.HasPrefix(h.Path, "/") || hasDotDot(h.Path) {
-			c.fail(at+".hostPath.path", "%q is not an absolute path without \"..\"", h.Path)
-		}
-	}
-	if m := v.ConfigMap; m != nil {
-		n++
-		c.required(at+".configMap.name", m.Name)
-		c.items(at+".configMap", m.Items, m.DefaultMode)
-	}
-	if s := v.Secret; s != nil {
-		n++
-		c.required(at+".secret.secretName", s.SecretName)
-		c.items(at+".secret", s.Items, s.DefaultMode)
-	}
-	if i := v.Image; i != nil {
-		n++
-		c.image(at+".image.reference", i.Reference)
-	}
-	switch {
-	case n == 0:
-		c.fail(at, "has no source; use emptyDir, hostPath, configMap, secret or image")
-	case n > 1:
-		c.fail(at, "has %d sources; use one", n)
-	}
-}
-
-func (c *checker) items(at string, items []corev1.KeyToPath, mode *int32) {
-	c.mode(at+".defaultMode", mode)
-	paths := map[string]bool{}
-	for i, it := range items {
-		p := at + ".items[" + strconv.Itoa(i) + "]"
-		c.required(p+".key", it.Key)
-		if it.Path == "" || strings.HasPrefix(it.Path, "/") || hasDotDot(it.Path) || strings.HasPrefix(it.Path, "..") {
-			c.fail(p+".path", "%q is not a relative path without \"..\"", it.Path)
-		}
-		c.once(p+".path", paths, it.Path)
-		c.mode(p+".mode", it.Mode)
 	}
 }
 

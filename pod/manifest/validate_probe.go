@@ -2,8 +2,11 @@ package manifest
 
 import (
 	"path"
+	"regexp"
+	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -16,9 +19,7 @@ func IsSidecar(k *corev1.Container) bool {
 
 // life checks probes, hooks, and who may have them.
 func (c *checker) life(at string, s *corev1.PodSpec, k *corev1.Container, isInit bool) {
-	if !isInit && k.RestartPolicy != nil {
-		c.fail(at+".restartPolicy", "may only be set for initContainers, which it makes sidecars")
-	}
+	c.restartRules(at, k)
 	if isInit && !IsSidecar(k) {
 		for _, f := range []struct {
 			name string
@@ -41,6 +42,47 @@ func (c *checker) life(at string, s *corev1.PodSpec, k *corev1.Container, isInit
 	if l := k.Lifecycle; l != nil {
 		c.hook(at+".lifecycle.postStart", l.PostStart, s)
 		c.hook(at+".lifecycle.preStop", l.PreStop, s)
+		c.stopSignal(at+".lifecycle.stopSignal", l.StopSignal, s)
+	}
+}
+
+// Bounds of restart rules, as Kubernetes has them.
+const (
+	maxRestartRules = 20
+	maxExitCodes    = 255
+)
+
+// restartRules checks what is done after which exit.
+func (c *checker) restartRules(at string, k *corev1.Container) {
+	if len(k.RestartPolicyRules) > 0 && k.RestartPolicy == nil {
+		c.fail(at+".restartPolicy", "is required with restartPolicyRules: it counts when none of them fits")
+	}
+	at += ".restartPolicyRules"
+	if n := len(k.RestartPolicyRules); n > maxRestartRules {
+		c.fail(at, "has %d rules; at most %d are allowed", n, maxRestartRules)
+	}
+	for i, r := range k.RestartPolicyRules {
+		p := at + "[" + strconv.Itoa(i) + "]"
+		c.required(p+".action", string(r.Action))
+		if r.ExitCodes == nil {
+			c.fail(p+".exitCodes", "is required")
+			continue
+		}
+		c.required(p+".exitCodes.operator", string(r.ExitCodes.Operator))
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
+			c.fail(p+".exitCodes.values", "has %d codes; at most %d are allowed", n, maxExitCodes)
+		}
+	}
+}
+
+// stopSignal wants a signal that this system has.
+func (c *checker) stopSignal(at string, s *corev1.Signal, p *corev1.PodSpec) {
+	switch {
+	case s == nil:
+	case p.OS == nil || p.OS.Name == "":
+		c.fail(at, "is only possible with spec.os.name: linux")
+	case unix.SignalNum(string(*s)) == 0 && !regexp.MustCompile(`^SIG(CLD|IOT|POLL|RTMIN(\+([1-9]|1[0-5]))?|RTMAX(-([1-9]|1[0-4]))?)$`).MatchString(string(*s)):
+		c.fail(at, "%q is not a signal of this system; write one like SIGINT or SIGRTMIN+3", string(*s))
 	}
 }
 

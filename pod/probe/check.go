@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -124,7 +126,11 @@ func (r reach) grpc(ctx context.Context, g *corev1.GRPCAction) answer {
 	if err != nil {
 		return no("%v", err)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+to, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithNoProxy(),
+	secret := insecure.NewCredentials()
+	if g.Mode != nil && *g.Mode == corev1.GRPCProbeModeTLS {
+		secret = credentials.NewTLS(&tls.Config{InsecureSkipVerify: true}) // who is there is not asked
+	}
+	conn, err := grpc.NewClient("passthrough:///"+to, grpc.WithTransportCredentials(secret), grpc.WithNoProxy(),
 		grpc.WithUserAgent("pausa-probe"), grpc.WithContextDialer(r.dial))
 	if err != nil {
 		return no("%v", err)

@@ -29,9 +29,13 @@ func logName(container string, attempt uint32) string {
 // sandboxConfig turns a Pod into what the pod manager runs.
 func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error) {
 	s := &p.Spec
+	hostname, domain, err := e.fullName(p)
+	if err != nil {
+		return pod.Config{}, err
+	}
 	cfg := pod.Config{
 		Name: p.Name, Namespace: p.Namespace, UID: string(p.UID), Attempt: attempt, Declared: true,
-		Hostname: hostname(p), Domain: e.domain(p), Labels: p.Labels, LogDirectory: e.logDir(p),
+		Hostname: hostname, Domain: domain, Labels: p.Labels, LogDirectory: e.logDir(p),
 		Annotations: map[string]string{graceAnnotation: strconv.FormatInt(int64(graceOf(p).Seconds()), 10)},
 		HostNetwork: s.HostNetwork, HostPID: s.HostPID, HostIPC: s.HostIPC,
 		SharePID: isTrue(s.ShareProcessNamespace), Privileged: privileged(p),
@@ -39,11 +43,17 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 	for k, v := range p.Annotations {
 		cfg.Annotations[k] = v
 	}
+	if err := e.mapUsers(&cfg, p); err != nil {
+		return pod.Config{}, err
+	}
 	if s.RuntimeClassName != nil {
 		cfg.Handler = *s.RuntimeClassName
 	}
 	if err := noteEnding(cfg.Annotations, p); err != nil {
 		return pod.Config{}, err
+	}
+	if s.Resources != nil {
+		cfg.Resources = asCgroup(s.Resources)
 	}
 	for _, a := range s.HostAliases {
 		cfg.HostAliases = append(cfg.HostAliases, pod.HostAlias{IP: a.IP, Hostnames: a.Hostnames})
@@ -64,19 +74,8 @@ func (e *Engine) sandboxConfig(p *corev1.Pod, attempt uint32) (pod.Config, error
 			}
 		}
 	}
-	var err error
 	cfg.DNS, err = e.dns(p.Namespace, s)
 	return cfg, err
-}
-
-// hostname is the pod's own or its name, cut to what the kernel takes. On the
-// host's network it is still the pod's: UTS is not shared.
-func hostname(p *corev1.Pod) string {
-	name := p.Spec.Hostname
-	if name == "" {
-		name = p.Name
-	}
-	return strings.TrimRight(name[:min(len(name), 63)], "-.")
 }
 
 func privileged(p *corev1.Pod) bool {
@@ -243,13 +242,13 @@ func (s *podSync) containerConfig(c *corev1.Container) (pod.ContainerConfig, err
 	if err := s.e.volumes.prepare(s.pod, s.e.lookup); err != nil {
 		return none, err
 	}
-	mounts, err := s.e.volumes.mounts(s.pod, c)
-	if err != nil {
-		return none, err
-	}
 	vars := map[string]string{}
 	for _, v := range env {
 		vars[v.Name] = v.Value
+	}
+	mounts, err := s.e.volumes.mounts(s.pod, c, vars)
+	if err != nil {
+		return none, err
 	}
 	attempt := s.nextAttempt(c.Name)
 	message, err := s.e.volumes.messageMount(s.pod.UID, c, attempt)
@@ -260,13 +259,15 @@ func (s *podSync) containerConfig(c *corev1.Container) (pod.ContainerConfig, err
 		Name: c.Name, Attempt: attempt, Image: c.Image, ImageName: c.Image,
 		Command: expandAll(c.Command, vars), Args: expandAll(c.Args, vars), WorkingDir: c.WorkingDir, Env: env,
 		LogPath: logName(c.Name, attempt), Stdin: c.Stdin, StdinOnce: c.StdinOnce, Terminal: c.TTY,
-		Mounts: append(mounts, message...), Resources: resources(c), HostPID: s.pod.Spec.HostPID,
+		Mounts: shifted(append(mounts, message...), &s.box.Config), Resources: s.e.resources(s.pod, c), HostPID: s.pod.Spec.HostPID,
 	}
 	if cfg.CDIDevices, err = pod.CDIDevices(nil, s.pod.Annotations); err != nil {
 		return none, err
 	}
-	security(&cfg, s.pod, c)
-	return cfg, nil
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		cfg.StopSignal = string(*c.Lifecycle.StopSignal)
+	}
+	return cfg, security(&cfg, s.pod, c, s.e.opts.SeccompProfiles)
 }
 
 func expandAll(list []string, vars map[string]string) []string {

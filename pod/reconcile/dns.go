@@ -1,8 +1,10 @@
 package reconcile
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -104,6 +106,31 @@ func (e *Engine) domain(p *corev1.Pod) string {
 		return ""
 	}
 	return p.Spec.Subdomain + "." + p.Namespace + ".svc." + e.opts.DNS.Domain
+}
+
+// maxHostname is the longest name that the kernel takes.
+const maxHostname = 64
+
+// fullName is what a pod calls itself and the domain of that name: its own
+// hostname or its name, cut to a label's length. On the host's network it is still
+// the pod's: UTS is not shared.
+func (e *Engine) fullName(p *corev1.Pod) (hostname, domain string, err error) {
+	if o := p.Spec.HostnameOverride; o != nil {
+		return *o, "", nil
+	}
+	hostname = p.Spec.Hostname
+	if hostname == "" {
+		hostname = p.Name
+	}
+	hostname, domain = strings.TrimRight(hostname[:min(len(hostname), 63)], "-."), e.domain(p)
+	if !isTrue(p.Spec.SetHostnameAsFQDN) || domain == "" {
+		return hostname, domain, nil
+	}
+	hostname += "." + domain
+	if len(hostname) > maxHostname {
+		return "", "", fmt.Errorf("setHostnameAsFQDN: %s has %d characters, and the kernel takes %d; shorten hostname or subdomain", hostname, len(hostname), maxHostname)
+	}
+	return hostname, "", nil
 }
 
 // usesClusterDNS tells whether a pod asks the cluster's server.

@@ -85,13 +85,17 @@ type Options struct {
 	// Balancers has the addresses of Services of type LoadBalancer; nil: the host's own.
 	Balancers Allocator
 	// Handlers are what pods may name as runtimeClassName; nil: nothing.
-	Handlers   RuntimeHandlers
-	NodeName   string
-	NodeIPs    func() []netip.Addr // nil: none
-	ResolvConf string              // "" is /etc/resolv.conf
-	DNS        *ClusterDNS         // nil: pods use the host's resolver
-	Log        *slog.Logger
-	Clock      Clock // nil: the real one
+	Handlers RuntimeHandlers
+	// CgroupV2: the host has cgroup v2 alone, where all processes of a container that is out of memory can be killed together.
+	CgroupV2 bool
+	// SeccompProfiles is the folder of the profiles that pods may name.
+	SeccompProfiles string
+	NodeName        string
+	NodeIPs         func() []netip.Addr // nil: none
+	ResolvConf      string              // "" is /etc/resolv.conf
+	DNS             *ClusterDNS         // nil: pods use the host's resolver
+	Log             *slog.Logger
+	Clock           Clock // nil: the real one
 }
 
 // RuntimeHandlers knows the host's runtime handlers; *runtime.Handlers has it.
@@ -112,6 +116,7 @@ type Engine struct {
 	volumes *volumes
 	probes  *probe.Set
 	hooks   hooks
+	users   users
 	slots   chan struct{} // starts of pods and containers that may be under way at once
 
 	apply sync.Mutex // one Apply or Delete changes the set of objects at a time

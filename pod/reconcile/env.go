@@ -11,8 +11,6 @@ import (
 
 	goruntime "runtime"
 
-	"golang.org/x/sys/unix"
-
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -158,12 +156,13 @@ func fieldValue(p *corev1.Pod, path string, facts podFacts) (string, error) {
 // resourceValue is a request or limit divided by the divisor, rounded up; without
 // a limit it is what the host has.
 func resourceValue(p *corev1.Pod, c *corev1.Container, r *corev1.ResourceFieldSelector) (string, error) {
-	if r.ContainerName != "" && r.ContainerName != c.Name {
-		i := slices.IndexFunc(p.Spec.Containers, func(k corev1.Container) bool { return k.Name == r.ContainerName })
+	if r.ContainerName != "" && (c == nil || r.ContainerName != c.Name) {
+		all := slices.Concat(p.Spec.Containers, p.Spec.InitContainers)
+		i := slices.IndexFunc(all, func(k corev1.Container) bool { return k.Name == r.ContainerName })
 		if i < 0 {
 			return "", fmt.Errorf("the pod has no container %q", r.ContainerName)
 		}
-		c = &p.Spec.Containers[i]
+		c = &all[i]
 	}
 	which, name, _ := strings.Cut(r.Resource, ".")
 	list := c.Resources.Limits
@@ -193,18 +192,19 @@ func hostCapacity(name string) resource.Quantity {
 	return *resource.NewQuantity(hostMemory(), resource.BinarySI)
 }
 
-// hostMemory in bytes, 0 if the kernel does not say.
-func hostMemory() int64 {
-	var si unix.Sysinfo_t
-	if unix.Sysinfo(&si) != nil {
-		return 0
-	}
-	return int64(si.Totalram) * int64(si.Unit)
-}
-
 // expand replaces $(NAME) by the variable's value; $$(NAME) is a literal $(NAME),
 // and an unknown name stays as it is.
 func expand(s string, vars map[string]string) string {
+	return expandBy(s, func(name string) string {
+		if value, ok := vars[name]; ok {
+			return value
+		}
+		return "$(" + name + ")"
+	})
+}
+
+// expandBy is expand with the values of the given function.
+func expandBy(s string, value func(name string) string) string {
 	var b strings.Builder
 	for {
 		i := strings.IndexByte(s, '$')
@@ -224,11 +224,7 @@ func expand(s string, vars map[string]string) string {
 				b.WriteString(s)
 				return b.String()
 			}
-			if value, ok := vars[s[2:end]]; ok {
-				b.WriteString(value)
-			} else {
-				b.WriteString(s[:end+1])
-			}
+			b.WriteString(value(s[2:end]))
 			s = s[end+1:]
 		default:
 			b.WriteByte('$')

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -24,6 +25,7 @@ import (
 type file struct {
 	content []byte
 	mode    fs.FileMode
+	user    *int64 // nil: root
 }
 
 // writeFiles makes a volume show exactly these files, all of them changing at
@@ -72,6 +74,11 @@ func fill(dir string, files map[string]file, group *int64) error {
 		mode := f.mode
 		if group != nil {
 			mode |= 0o040 // the group is there to read
+		}
+		if f.user != nil {
+			if err := os.Chown(path, int(*f.user), -1); err != nil {
+				return err
+			}
 		}
 		if err := own(path, mode, group); err != nil {
 			return err
@@ -149,7 +156,7 @@ func dropOthers(dir, keep string) error {
 // mounts are a container's mounts. A subPath is opened without following a link
 // out of its volume, and pinned by a bind mount of ours, so that nothing the pod
 // does to the path afterwards changes what is mounted.
-func (v *volumes) mounts(p *corev1.Pod, c *corev1.Container) ([]runtime.Mount, error) {
+func (v *volumes) mounts(p *corev1.Pod, c *corev1.Container, vars map[string]string) ([]runtime.Mount, error) {
 	var out []runtime.Mount
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
@@ -158,22 +165,78 @@ func (v *volumes) mounts(p *corev1.Pod, c *corev1.Container) ([]runtime.Mount, e
 			return nil, fmt.Errorf("mount %s: the pod has no volume %q", m.MountPath, m.Name)
 		}
 		vol := &p.Spec.Volumes[at]
+		sub, err := subPath(m, vars)
+		if err != nil {
+			return nil, fmt.Errorf("mount %s: %w", m.MountPath, err)
+		}
 		if vol.Image != nil {
-			out = append(out, runtime.Mount{Image: vol.Image.Reference, Source: m.SubPath, Destination: filepath.Clean(m.MountPath), Type: "bind", Readonly: true, Propagation: "rprivate"})
+			out = append(out, runtime.Mount{Image: vol.Image.Reference, Source: sub, Destination: filepath.Clean(m.MountPath), Type: "bind", Readonly: true, Propagation: "rprivate"})
 			continue
 		}
 		src := v.path(p.UID, vol)
-		if m.SubPath != "" {
+		if sub != "" {
 			pin := filepath.Join(v.state, string(p.UID), "subpaths", c.Name, strconv.Itoa(i))
-			if err := pinSubPath(src, m.SubPath, pin); err != nil {
-				return nil, fmt.Errorf("mount %s: subPath %s of volume %s: %w", m.MountPath, m.SubPath, m.Name, err)
+			if err := pinSubPath(src, sub, pin); err != nil {
+				return nil, fmt.Errorf("mount %s: subPath %s of volume %s: %w", m.MountPath, sub, m.Name, err)
 			}
 			src = pin
 		}
-		readonly := m.ReadOnly || vol.ConfigMap != nil || vol.Secret != nil
-		out = append(out, runtime.Mount{Source: src, Destination: filepath.Clean(m.MountPath), Type: "bind", Readonly: readonly, Propagation: "rprivate"})
+		out = append(out, runtime.Mount{
+			Source: src, Destination: filepath.Clean(m.MountPath), Type: "bind", Readonly: m.ReadOnly || isProjected(vol),
+			RecursiveRO: recursive(m), Propagation: propagation(m), Options: m.BindMountOptions,
+		})
 	}
 	return out, nil
+}
+
+// subPath is subPathExpr with the container's variables in it, or subPath as it is.
+func subPath(m *corev1.VolumeMount, vars map[string]string) (string, error) {
+	if m.SubPathExpr == "" {
+		return m.SubPath, nil
+	}
+	var missing []string
+	sub := expandBy(m.SubPathExpr, func(name string) string {
+		value, ok := vars[name]
+		if !ok {
+			missing = append(missing, name)
+		}
+		return value
+	})
+	switch {
+	case len(missing) > 0:
+		return "", fmt.Errorf("subPathExpr %s: the container has no variable %s", m.SubPathExpr, strings.Join(missing, ", "))
+	case sub == "" || !filepath.IsLocal(sub):
+		return "", fmt.Errorf("subPathExpr %s: %q is not a relative path without \"..\"", m.SubPathExpr, sub)
+	}
+	return sub, nil
+}
+
+func recursive(m *corev1.VolumeMount) bool {
+	return m.RecursiveReadOnly != nil && *m.RecursiveReadOnly != corev1.RecursiveReadOnlyDisabled
+}
+
+func propagation(m *corev1.VolumeMount) string {
+	if m.MountPropagation == nil {
+		return "rprivate"
+	}
+	switch *m.MountPropagation {
+	case corev1.MountPropagationHostToContainer:
+		return "rslave"
+	case corev1.MountPropagationBidirectional:
+		return "rshared"
+	}
+	return "rprivate"
+}
+
+// shifted gives the mounts of a pod with users of its own the owners that these
+// are in the pod; an image has them anyway.
+func shifted(mounts []runtime.Mount, box *pod.Config) []runtime.Mount {
+	for i := range mounts {
+		if mounts[i].Image == "" {
+			mounts[i].UIDMaps, mounts[i].GIDMaps = box.UIDMaps, box.GIDMaps
+		}
+	}
+	return mounts
 }
 
 // pinSubPath binds root/sub to pin, making the folder sub if there is nothing.

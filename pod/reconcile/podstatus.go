@@ -90,27 +90,6 @@ func phase(st *corev1.PodStatus) corev1.PodPhase {
 	return corev1.PodPending
 }
 
-func qos(p *corev1.Pod) corev1.PodQOSClass {
-	best, guaranteed := true, true
-	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
-		switch oomScoreAdj(&c) {
-		case 1000:
-			guaranteed = false
-		case -997:
-			best = false
-		default:
-			best, guaranteed = false, false
-		}
-	}
-	switch {
-	case best:
-		return corev1.PodQOSBestEffort
-	case guaranteed:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
-}
-
 // conditions of a pod; since is when probes last changed its readiness.
 func conditions(p *corev1.Pod, st *corev1.PodStatus, sandbox bool, since, now time.Time) []corev1.PodCondition {
 	initialized, ready := sandbox, sandbox
@@ -206,7 +185,7 @@ func (e *Engine) containerStatus(p *corev1.Pod, c *corev1.Container, b *box, isI
 	}
 	running := last.Status == runtime.Running && b.Ready
 	if running {
-		st.Resources, st.AllocatedResources = inForce(c, last.Config.Resources), c.Resources.Requests
+		st.Resources, st.AllocatedResources = e.inForce(p, c, last.Config.Resources), c.Resources.Requests
 	}
 	switch {
 	case running:

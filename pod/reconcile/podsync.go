@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -75,13 +74,20 @@ func (s *podSync) fail(err error) {
 }
 
 func (s *podSync) run(ctx context.Context, boxes []*box) (time.Duration, error) {
+	if late, err := s.expire(ctx, boxes); late || err != nil {
+		return 0, err
+	}
 	if err := s.sandbox(ctx, boxes); err != nil || s.box == nil {
 		return s.again, err
 	}
 	if err := s.e.volumes.refresh(s.pod, s.e.lookup); err != nil {
 		s.fail(err) // running containers keep what they have
 	}
-	if s.outcome(s.box) == "" {
+	again, err := s.restartAll(ctx)
+	if err != nil {
+		s.fail(err)
+	}
+	if !again && s.outcome(s.box) == "" {
 		var wg sync.WaitGroup
 		for _, c := range s.due(func(c *corev1.Container) { s.container(ctx, c) }) {
 			wg.Go(func() { s.container(ctx, c) })
@@ -221,32 +227,6 @@ func (s *podSync) running(ctx context.Context, c *corev1.Container, last pod.Con
 	}
 }
 
-// restarts says whether the policy wants an exited container to run again.
-func (s *podSync) restarts(name string, c pod.Container) bool {
-	policy := s.pod.Spec.RestartPolicy
-	if s.isSidecar(name) {
-		return true
-	}
-	if policy == corev1.RestartPolicyAlways && s.isInit(name) {
-		policy = corev1.RestartPolicyOnFailure
-	}
-	switch policy {
-	case corev1.RestartPolicyNever:
-		return false
-	case corev1.RestartPolicyOnFailure:
-		return c.Exit == nil || c.Exit.Code != 0 || s.e.killedBy(c.ID) != ""
-	}
-	return true
-}
-
-func (s *podSync) isInit(name string) bool {
-	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
-}
-
-func (s *podSync) isSidecar(name string) bool {
-	return slices.ContainsFunc(s.pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name && manifest.IsSidecar(&c) })
-}
-
 // start makes and starts the next attempt of a container, unless a failed try asks for patience.
 func (s *podSync) start(ctx context.Context, c *corev1.Container) {
 	n := s.e.notes.get(s.pod.UID, c.Name)
@@ -319,62 +299,6 @@ func (s *podSync) release(ctx context.Context, c *corev1.Container, id string) {
 		}
 	}
 	s.refuse(ctx, c, &waiting{reasonRun, err})
-}
-
-// finish stores the outcome of a pod whose containers have all ended for good.
-func (s *podSync) finish(ctx context.Context) error {
-	var boxes []*box
-	for _, b := range s.e.pods.of(s.object.Ref()) {
-		if b.Config.UID == string(s.pod.UID) {
-			boxes = append(boxes, b)
-		}
-	}
-	if len(boxes) == 0 {
-		return nil
-	}
-	phase := s.outcome(boxes[0])
-	if phase == "" {
-		return nil
-	}
-	if err := s.e.endContainers(ctx, boxes[0], graceOf(s.pod)); err != nil { // sidecars
-		return err
-	}
-	status := s.e.podStatus(s.pod, boxes)
-	status.Phase = phase
-	err := s.e.objects.update(s.object, func(o manifest.Object) bool {
-		o.Value().(*corev1.Pod).Status = status
-		return true
-	})
-	if err != nil {
-		return err
-	}
-	return s.e.stopBoxes(ctx, boxes)
-}
-
-// outcome is Succeeded or Failed when nothing of the pod will run any more, else "".
-func (s *podSync) outcome(b *box) corev1.PodPhase {
-	if s.pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return ""
-	}
-	for i := range s.pod.Spec.InitContainers {
-		name := s.pod.Spec.InitContainers[i].Name
-		last, ok := b.last(name)
-		if ok && last.Exit != nil && last.Exit.Code != 0 && !s.restarts(name, last) {
-			return corev1.PodFailed
-		}
-	}
-	phase := corev1.PodSucceeded
-	for i := range s.pod.Spec.Containers {
-		name := s.pod.Spec.Containers[i].Name
-		last, ok := b.last(name)
-		if !ok || last.Exit == nil || s.restarts(name, last) || last.Config.ImageName != s.pod.Spec.Containers[i].Image {
-			return ""
-		}
-		if last.Exit.Code != 0 {
-			phase = corev1.PodFailed
-		}
-	}
-	return phase
 }
 
 func graceOf(p *corev1.Pod) time.Duration {

@@ -45,7 +45,7 @@ func resized(old, now *corev1.PodSpec) bool {
 // resize gives a running container the resources that its manifest has now. It
 // says whether that needs a restart, by the container's resizePolicy.
 func (s *podSync) resize(ctx context.Context, c *corev1.Container, last pod.Container) (restart bool, err error) {
-	change, cpu, memory := changes(last.Config.Resources, resources(c))
+	change, cpu, memory := changes(last.Config.Resources, s.e.resources(s.pod, c))
 	if !cpu && !memory {
 		return false, nil
 	}
@@ -86,9 +86,9 @@ func changes(have, want runtime.Resources) (change runtime.Resources, cpu, memor
 
 // inForce is what a container has of the resources in its manifest. The runtime
 // does not know of requested memory.
-func inForce(c *corev1.Container, have runtime.Resources) *corev1.ResourceRequirements {
+func (e *Engine) inForce(p *corev1.Pod, c *corev1.Container, have runtime.Resources) *corev1.ResourceRequirements {
 	r := c.Resources.DeepCopy()
-	if _, cpu, memory := changes(have, resources(c)); !cpu && !memory {
+	if _, cpu, memory := changes(have, e.resources(p, c)); !cpu && !memory {
 		return r
 	}
 	limit := func(list *corev1.ResourceList, name corev1.ResourceName, q *resource.Quantity) {

@@ -1,6 +1,8 @@
 package reconcile
 
 import (
+	"fmt"
+	"path/filepath"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -9,8 +11,9 @@ import (
 	"github.com/pausa-run/pausa/runtime"
 )
 
-// security merges the pod's and the container's securityContext; the container's wins.
-func security(cfg *pod.ContainerConfig, p *corev1.Pod, c *corev1.Container) {
+// security merges the pod's and the container's securityContext; the container's
+// wins. Profiles of seccomp are files below the given folder.
+func security(cfg *pod.ContainerConfig, p *corev1.Pod, c *corev1.Container, seccompDir string) error {
 	ps, cs := corev1.PodSecurityContext{}, corev1.SecurityContext{}
 	if p.Spec.SecurityContext != nil {
 		ps = *p.Spec.SecurityContext
@@ -41,11 +44,43 @@ func security(cfg *pod.ContainerConfig, p *corev1.Pod, c *corev1.Container) {
 			sec.DropCaps = append(sec.DropCaps, string(name))
 		}
 	}
-	sec.Seccomp = "runtime/default"
-	profile := first(cs.SeccompProfile, ps.SeccompProfile)
-	if sec.Privileged || (profile != nil && profile.Type == corev1.SeccompProfileTypeUnconfined) {
-		sec.Seccomp = "unconfined"
+	if cs.ProcMount != nil && *cs.ProcMount == corev1.UnmaskedProcMount {
+		sec.MaskedPaths, sec.ReadonlyPaths = []string{}, []string{}
 	}
+	if a := first(cs.AppArmorProfile, ps.AppArmorProfile); a != nil {
+		sec.AppArmor = profileName(string(a.Type), a.LocalhostProfile)
+	}
+	return seccomp(sec, first(cs.SeccompProfile, ps.SeccompProfile), seccompDir)
+}
+
+// seccomp reads the profile anew for each container, as it is on the host now.
+func seccomp(sec *runtime.Security, profile *corev1.SeccompProfile, dir string) error {
+	sec.Seccomp = "runtime/default"
+	switch {
+	case sec.Privileged:
+		sec.Seccomp = "unconfined"
+	case profile != nil && profile.Type == corev1.SeccompProfileTypeLocalhost:
+		path := filepath.Join(dir, *profile.LocalhostProfile)
+		raw, err := pod.ReadSeccompProfile(path)
+		if err != nil {
+			return fmt.Errorf("seccomp profile %s: %w", *profile.LocalhostProfile, err)
+		}
+		sec.Seccomp, sec.SeccompProfile = "localhost/"+path, raw
+	case profile != nil:
+		sec.Seccomp = profileName(string(profile.Type), nil)
+	}
+	return nil
+}
+
+// profileName is how the runtime calls a profile of a manifest.
+func profileName(kind string, name *string) string {
+	switch kind {
+	case "Unconfined":
+		return "unconfined"
+	case "Localhost":
+		return "localhost/" + *name
+	}
+	return "runtime/default"
 }
 
 func first[T any](a, b *T) *T {
@@ -53,51 +88,4 @@ func first[T any](a, b *T) *T {
 		return a
 	}
 	return b
-}
-
-// pidsLimit is how many processes and threads a container may have: far from what
-// one needs, and from what a host has (32768), so that a fork bomb hurts itself alone.
-const pidsLimit = 4096
-
-// resources turns requests and limits into the cgroup's terms, as the kubelet
-// does. A container that asks for no CPU gets the kernel's default share.
-func resources(c *corev1.Container) runtime.Resources {
-	r := runtime.Resources{PidsLimit: pidsLimit}
-	if q, ok := c.Resources.Requests[corev1.ResourceCPU]; ok {
-		r.CPUShares = uint64(min(max(q.MilliValue()*1024/1000, 2), 262144))
-	}
-	if q, ok := c.Resources.Limits[corev1.ResourceCPU]; ok && !q.IsZero() {
-		r.CPUPeriod = 100_000
-		r.CPUQuota = max(q.MilliValue()*100, 1000)
-	}
-	if q, ok := c.Resources.Limits[corev1.ResourceMemory]; ok {
-		r.MemoryLimit = q.Value()
-	}
-	adj := oomScoreAdj(c)
-	r.OOMScoreAdj = &adj
-	return r
-}
-
-// oomScoreAdj is the kubelet's: who asks for nothing goes first, who has all
-// limits equal to requests goes last.
-func oomScoreAdj(c *corev1.Container) int {
-	request, limit := c.Resources.Requests, c.Resources.Limits
-	if len(request)+len(limit) == 0 {
-		return 1000
-	}
-	guaranteed := true
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		want, has := request[name]
-		if most, ok := limit[name]; !ok || !has || want.Cmp(most) != 0 {
-			guaranteed = false
-		}
-	}
-	if guaranteed {
-		return -997
-	}
-	total := hostMemory()
-	if total == 0 {
-		return 999
-	}
-	return int(min(max(1000-1000*request.Memory().Value()/total, 3), 999))
 }

@@ -78,6 +78,7 @@ func (e *Engine) endPod(ctx context.Context, o manifest.Object, boxes []*box) er
 		return err
 	}
 	e.notes.forget(p.UID)
+	e.users.forget(p.UID)
 	e.orphaned(o)
 	return nil
 }

@@ -8,12 +8,22 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
 
 	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/manifest"
 )
+
+// parse reads fields of a struct as a manifest has them.
+func parse(t *testing.T, fields string, into any) {
+	t.Helper()
+	if err := yaml.UnmarshalStrict([]byte("{"+fields+"}"), into); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // declared is one pod, with defaults, and the objects beside it.
 func declared(t *testing.T, text string) (*corev1.Pod, lookup) {
@@ -134,7 +144,7 @@ spec:
 	if info, _ := os.Stat(at(0)); info.Mode().Perm() != 0o700 {
 		t.Error("preparing again changed the mode of an emptyDir")
 	}
-	mounts, err := v.mounts(p, &p.Spec.Containers[0])
+	mounts, err := v.mounts(p, &p.Spec.Containers[0], nil)
 	if err != nil || mounts[0].Readonly || !mounts[1].Readonly || mounts[1].Destination != "/m" {
 		t.Fatalf("mounts: %+v, %v", mounts, err)
 	}
@@ -169,13 +179,13 @@ func TestWriteFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write(map[string]file{"a": {[]byte("1"), 0o644}, "sub/b": {[]byte("2"), 0o644}})
+	write(map[string]file{"a": {content: []byte("1"), mode: 0o644}, "sub/b": {content: []byte("2"), mode: 0o644}})
 	first, _ := os.Readlink(dir + "/..data")
-	write(map[string]file{"a": {[]byte("1"), 0o644}, "sub/b": {[]byte("2"), 0o644}})
+	write(map[string]file{"a": {content: []byte("1"), mode: 0o644}, "sub/b": {content: []byte("2"), mode: 0o644}})
 	if again, _ := os.Readlink(dir + "/..data"); again != first {
 		t.Error("the same content was written again")
 	}
-	write(map[string]file{"a": {[]byte("3"), 0o600}})
+	write(map[string]file{"a": {content: []byte("3"), mode: 0o600}})
 	data, err := os.ReadFile(dir + "/a")
 	if err != nil || string(data) != "3" {
 		t.Errorf("a: %q, %v", data, err)
@@ -242,5 +252,95 @@ func TestHostPathTypes(t *testing.T) {
 		if err := makeHostPath(c.path, c.kind); (err == nil) != c.ok {
 			t.Errorf("%s as %q: %v", c.path, c.kind, err)
 		}
+	}
+}
+
+func TestProjectedVolumes(t *testing.T) {
+	needRoot(t)
+	state, run := t.TempDir(), t.TempDir()
+	v := newVolumes(state, run)
+	p, find := declared(t, `
+{apiVersion: v1, kind: ConfigMap, metadata: {name: m}, data: {a: one, b: two}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: s}, stringData: {password: hidden}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: p, labels: {app: "x"}, annotations: {note: 'n"'}}
+spec:
+  containers:
+  - name: c
+    image: b
+    resources: {limits: {cpu: 1500m}}
+    volumeMounts:
+    - {name: d, mountPath: /d, readOnly: true, recursiveReadOnly: Enabled, bindMountOptions: [noexec]}
+    - {name: e, mountPath: /e, subPathExpr: $(WHO)/data, mountPropagation: HostToContainer}
+  volumes:
+  - {name: d, downwardAPI: {defaultMode: 0400, items: [{path: labels, fieldRef: {fieldPath: metadata.labels}}, {path: notes, fieldRef: {fieldPath: metadata.annotations}}, {path: cpu, resourceFieldRef: {containerName: c, resource: limits.cpu, divisor: 1m}}, {path: name, user: 7, mode: 0440, fieldRef: {fieldPath: metadata.name}}]}}
+  - name: all
+    projected:
+      sources:
+      - {configMap: {name: m, items: [{key: a, path: conf/a}]}}
+      - {secret: {name: s}}
+      - {secret: {name: none, optional: true}}
+      - {downwardAPI: {items: [{path: note, fieldRef: {fieldPath: "metadata.annotations['note']"}}]}}
+  - {name: e, emptyDir: {mode: 01750}}
+  - {name: plain, projected: {sources: [{configMap: {name: m}}], defaultUser: 9}}
+`)
+	if err := v.prepare(p, find); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string {
+		for i := range p.Spec.Volumes {
+			if p.Spec.Volumes[i].Name == name {
+				return v.path("u-1", &p.Spec.Volumes[i])
+			}
+		}
+		return ""
+	}
+	for path, want := range map[string]string{
+		"d/labels": `app="x"`, "d/notes": `note="n\""`, "d/cpu": "1500", "d/name": "p",
+		"all/conf/a": "one", "all/password": "hidden", "all/note": `n"`, "plain/b": "two",
+	} {
+		name, rest, _ := strings.Cut(path, "/")
+		if data, err := os.ReadFile(filepath.Join(at(name), rest)); err != nil || string(data) != want {
+			t.Errorf("%s: %q, %v; want %q", path, data, err, want)
+		}
+	}
+	for path, want := range map[string][2]uint32{"d/name": {7, 0o440}, "d/cpu": {0, 0o400}, "plain/b": {9, 0o644}, "e": {0, 0o1750}} {
+		name, rest, _ := strings.Cut(path, "/")
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(at(name), rest), &st); err != nil || st.Uid != want[0] || st.Mode&0o7777 != want[1] {
+			t.Errorf("%s: owner %d, mode %o, %v; want %d, %o", path, st.Uid, st.Mode&0o7777, err, want[0], want[1])
+		}
+	}
+	if !onTmpfs(at("all")) || onTmpfs(at("plain")) != onTmpfs(state) {
+		t.Error("a volume with a secret belongs on tmpfs, one without where the others are")
+	}
+
+	mounts, err := v.mounts(p, &p.Spec.Containers[0], map[string]string{"WHO": "me"})
+	if err != nil || !mounts[0].RecursiveRO || !mounts[0].Readonly || mounts[0].Options[0] != "noexec" || mounts[1].Propagation != "rslave" {
+		t.Fatalf("mounts %+v, %v", mounts, err)
+	}
+	if _, err := os.Stat(at("e") + "/me/data"); err != nil {
+		t.Error(err)
+	}
+	for _, vars := range []map[string]string{nil, {"WHO": "../x"}, {"WHO": "/"}} {
+		m := &corev1.VolumeMount{SubPathExpr: "$(WHO)"}
+		if sub, err := subPath(m, vars); err == nil {
+			t.Errorf("subPathExpr with %v is %q", vars, sub)
+		}
+	}
+
+	// Changed labels are in the file soon.
+	p.Labels["app"], p.ResourceVersion = "y", "2"
+	if err := v.refresh(p, find); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(at("d") + "/labels"); err != nil || !strings.HasPrefix(string(data), `app="y"`) {
+		t.Errorf("labels: %q, %v", data, err)
+	}
+	if err := v.remove("u-1"); err != nil {
+		t.Fatal(err)
 	}
 }

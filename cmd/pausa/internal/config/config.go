@@ -50,6 +50,8 @@ type Config struct {
 	Runtimes Runtimes
 	CDIDirs  []string
 
+	SeccompProfiles string // folder
+
 	MetricsAddress string // "unix://PATH" or a loopback "IP:PORT"; "": none
 
 	CgroupParent string

@@ -151,6 +151,10 @@ func hostSettings() []setting {
 			func(c *Config, v string) error { return setOneOf(&c.CgroupDriver, v, "auto", "cgroupfs", "systemd") },
 		},
 		{
+			"security.seccomp_profiles", text, "/var/lib/kubelet/seccomp", "Folder of the seccomp profiles that declared pods may name, by default a kubelet's.",
+			func(c *Config, v string) error { return setPath(&c.SeccompProfiles, v) },
+		},
+		{
 			"keeper.binary", text, "", "Path of pausa-keeper; empty takes the one beside pausa.",
 			func(c *Config, v string) error {
 				if v == "" {
