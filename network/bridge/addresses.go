@@ -25,7 +25,7 @@ const remembered = 256
 // given last, that nobody has had lately; if there is none, the one that has been
 // free for longest. Who still sends to the pod before finds nobody.
 func (s *store) allocate(r netip.Prefix, owner string) (netip.Addr, error) {
-	unlock, err := s.lockFile("order")
+	unlock, err := s.lockFile("cursor", "order")
 	if err != nil {
 		return netip.Addr{}, err
 	}
@@ -132,7 +132,7 @@ func (p *releases) oldestFirst() iter.Seq[string] {
 // releases reads them; the lock "order" is held. When there are too many lines,
 // those that count no more are dropped, and then the oldest.
 func (s *store) releases() (*releases, error) {
-	data, err := os.ReadFile(s.path("released"))
+	data, err := os.ReadFile(s.path("cursor", "released"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read what was released: %w", err)
 	}
@@ -143,7 +143,7 @@ func (s *store) releases() (*releases, error) {
 	all := slices.Collect(p.oldestFirst())
 	all = all[max(0, len(all)-remembered):]
 	p = &releases{text: "\n" + strings.Join(append(all, ""), "\n")}
-	return p, atomicfile.Write(s.path("released"), []byte(p.text[1:]), 0o600)
+	return p, atomicfile.Write(s.path("cursor", "released"), []byte(p.text[1:]), 0o600)
 }
 
 // noteRelease remembers that addresses are released now. Where that fails, as on a
@@ -152,12 +152,12 @@ func (s *store) noteRelease(addrs []string) {
 	if len(addrs) == 0 {
 		return
 	}
-	unlock, err := s.lockFile("order")
+	unlock, err := s.lockFile("cursor", "order")
 	if err != nil {
 		return
 	}
 	defer unlock()
-	f, err := os.OpenFile(s.path("released"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(s.path("cursor", "released"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
 		return
 	}

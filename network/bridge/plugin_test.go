@@ -76,7 +76,7 @@ func state(t testing.TB, h *hosttest.Host, p *Plugin, dataDir string) string {
 		}
 	}
 	err = filepath.WalkDir(dataDir, func(path string, d os.DirEntry, err error) error {
-		if err == nil && !strings.Contains(path, "/cursor/") && d.Name() != "released" && d.Name() != "order" {
+		if err == nil && !strings.Contains(path, "/cursor/") {
 			fmt.Fprintln(&out, "file", path)
 		}
 		return err

@@ -21,13 +21,13 @@ import (
 //
 //	addresses/ADDR        symbolic link to the owner: made by one system call, whole or not at all
 //	cursor/RANGE          symbolic link to the address given last: the search goes on there
-//	released              addresses in the order of their release: the one released first is given first
+//	cursor/released       addresses in the order of their release: the one released first is given first
+//	cursor/order          held while an address is chosen or its release noted
 //	ports/PROTO-PORT-ADDR symbolic link to OWNER/POD
 //	attached/OWNER        a finished or half-made attachment
 //	detached/OWNER        one whose link is being deleted; its addresses are free after that
 //	boot                  the boot that all this belongs to
 //	lock                  held while rules or ports change
-//	order                 held while an address is chosen or its release noted
 //
 // An owner is "ID:INTERFACE".
 type store struct {
@@ -77,9 +77,6 @@ func (s *store) reset(now []byte) error {
 	if was, err := os.ReadFile(s.path("boot")); err == nil && bytes.Equal(was, now) {
 		return nil // another process was faster
 	}
-	if err := removeFile(s.path("released")); err != nil {
-		return fmt.Errorf("empty store %s: %w", s.dir, err)
-	}
 	for _, sub := range []string{"addresses", "cursor", "ports", "attached", "detached"} {
 		if err := os.RemoveAll(s.path(sub)); err != nil {
 			return fmt.Errorf("empty store %s: %w", s.dir, err)
@@ -99,8 +96,8 @@ func (s *store) path(elem ...string) string {
 // records until unlock is called.
 func (s *store) lock() (unlock func(), err error) { return s.lockFile("lock") }
 
-func (s *store) lockFile(name string) (unlock func(), err error) {
-	fd, err := unix.Open(s.path(name), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+func (s *store) lockFile(elem ...string) (unlock func(), err error) {
+	fd, err := unix.Open(s.path(elem...), unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock of %s: %w", s.dir, err)
 	}

@@ -214,7 +214,7 @@ func TestAddressHalfReleased(t *testing.T) {
 	if _, err := s.allocate(r, "more:eth0"); !errors.Is(err, errFull) {
 		t.Errorf("got %v", err)
 	}
-	if err := os.WriteFile(s.path("released"), []byte("10.0.0.\nwhat"), 0o600); err != nil { // cut off
+	if err := os.WriteFile(s.path("cursor", "released"), []byte("10.0.0.\nwhat"), 0o600); err != nil { // cut off
 		t.Fatal(err)
 	}
 	if err := s.releaseAddrs("one:eth0", []netip.Addr{a}); err != nil {
