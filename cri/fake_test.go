@@ -33,7 +33,8 @@ type fakePods struct {
 	cidr                string
 	gone                chan string // container ids of blocked commands whose client has gone
 	network             error
-	measured            int // calls of WritableUsage
+	measured            int                      // calls of WritableUsage
+	ownGroups           map[string]runtime.Stats // of pods that have a cgroup to themselves
 	forward             func(context.Context, io.ReadWriteCloser) error
 }
 
@@ -321,6 +322,17 @@ func (f *fakePods) DetailedStats(ctx context.Context, ids ...string) ([]runtime.
 		all[i].Details = &runtime.Details{CPUUserNanos: 2e9, OOMKills: 1, Threads: 7, IO: []runtime.DeviceIO{{Device: "999:1", ReadBytes: 4096}}}
 	}
 	return all, err
+}
+
+// PodStats knows those pods whose readings the test gave.
+func (f *fakePods) PodStats(_ context.Context, ids ...string) (map[string]runtime.Stats, error) {
+	out := map[string]runtime.Stats{}
+	for _, id := range ids {
+		if st, ok := f.ownGroups[id]; ok {
+			out[id] = st
+		}
+	}
+	return out, nil
 }
 
 func (f *fakePods) WritableUsage(context.Context, string) (images.Usage, error) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/images"
@@ -53,8 +54,10 @@ func figure(name, help string, kind criv1.MetricType, f func(*reading) uint64) m
 
 // metrics are those of cAdvisor that a kubelet serves at /metrics/cadvisor, as far
 // as they are of containers and pods.
+// Those that cAdvisor knows and no kernel of today counts for a cgroup, of single disks
+// (sectors, merges, times, io_cost), are not among them.
 func metrics() []metric {
-	return slices.Concat(cpuMetrics(), memoryMetrics(), diskMetrics(), processMetrics(), specMetrics(), networkFigures())
+	return slices.Concat(cpuMetrics(), memoryMetrics(), pressureMetrics(), diskMetrics(), processMetrics(), specMetrics(), networkFigures())
 }
 
 func cpuMetrics() []metric {
@@ -68,6 +71,8 @@ func cpuMetrics() []metric {
 		figure("cpu_cfs_periods_total", "Number of elapsed enforcement period intervals.", counter, func(r *reading) uint64 { return r.d.CPUPeriods }),
 		figure("cpu_cfs_throttled_periods_total", "Number of throttled period intervals.", counter, func(r *reading) uint64 { return r.d.CPUThrottledPeriods }),
 		figure("cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", counter, func(r *reading) uint64 { return r.d.CPUThrottledNanos / 1e9 }),
+		figure("cpu_cfs_burst_periods_total", "Number of periods when burst occurs.", counter, func(r *reading) uint64 { return r.d.CPUBurstPeriods }),
+		figure("cpu_cfs_burst_seconds_total", "Total time duration the container has been bursted.", counter, func(r *reading) uint64 { return r.d.CPUBurstNanos / 1e9 }),
 	}
 }
 
@@ -80,6 +85,12 @@ func memoryMetrics() []metric {
 		figure("memory_mapped_file", "Size of memory mapped files in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryMapped }),
 		figure("memory_total_active_file_bytes", "Current total active file in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryActiveFile }),
 		figure("memory_total_inactive_file_bytes", "Current total inactive file in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryInactiveFile }),
+		figure("memory_file_dirty_bytes", "Number of bytes of file cache that has been modified but not yet written back to disk.", gauge, func(r *reading) uint64 { return r.d.MemoryDirty }),
+		figure("memory_file_writeback_bytes", "Number of bytes of file cache that is currently being written back to disk.", gauge, func(r *reading) uint64 { return r.d.MemoryWriteback }),
+		figure("memory_pgscan_total", "Cumulative number of pages scanned by the page reclaim algorithm.", counter, func(r *reading) uint64 { return r.d.PagesScanned }),
+		figure("memory_pgsteal_total", "Cumulative number of pages reclaimed by the page reclaim algorithm.", counter, func(r *reading) uint64 { return r.d.PagesStolen }),
+		figure("memory_workingset_refault_file_total", "Cumulative number of refaults of previously evicted file pages.", counter, func(r *reading) uint64 { return r.d.FileRefaults }),
+		figure("memory_workingset_refault_anon_total", "Cumulative number of refaults of previously evicted anonymous pages.", counter, func(r *reading) uint64 { return r.d.AnonRefaults }),
 		figure("memory_kernel_usage", "Size of kernel memory allocated in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryKernel }),
 		figure("memory_swap", "Container swap usage in bytes.", gauge, func(r *reading) uint64 { return r.st.SwapUsage }),
 		figure("memory_max_usage_bytes", "Maximum memory usage recorded in bytes.", gauge, func(r *reading) uint64 { return r.d.MemoryPeak }),
@@ -100,6 +111,37 @@ func memoryMetrics() []metric {
 	}
 }
 
+// pressureMetrics have no samples where the kernel does not tell of pressure.
+func pressureMetrics() []metric {
+	var out []metric
+	for _, of := range []struct {
+		name, what string
+		of         func(*runtime.Stats) *runtime.Pressure
+	}{
+		{"cpu", "CPU", func(st *runtime.Stats) *runtime.Pressure { return st.CPUPressure }},
+		{"memory", "memory", func(st *runtime.Stats) *runtime.Pressure { return st.MemoryPressure }},
+		{"io", "IO", func(st *runtime.Stats) *runtime.Pressure { return st.IOPressure }},
+	} {
+		seconds := func(waited func(*runtime.Pressure) runtime.Waited) func(*reading) []sample {
+			return func(r *reading) []sample {
+				p := of.of(r.st)
+				if p == nil {
+					return nil
+				}
+				return []sample{{value: waited(p).TotalNanos / 1e9}}
+			}
+		}
+		out = append(out, metric{
+			name: "container_pressure_" + of.name + "_stalled_seconds_total", help: "Total time duration no tasks in the container could make progress due to " + of.what + " congestion.",
+			kind: counter, container: seconds(func(p *runtime.Pressure) runtime.Waited { return p.Full }),
+		}, metric{
+			name: "container_pressure_" + of.name + "_waiting_seconds_total", help: "Total time duration tasks in the container have waited due to " + of.what + " congestion.",
+			kind: counter, container: seconds(func(p *runtime.Pressure) runtime.Waited { return p.Some }),
+		})
+	}
+	return out
+}
+
 func diskMetrics() []metric {
 	io := func(name, help string, f func(*runtime.DeviceIO) uint64) metric {
 		return metric{name: "container_fs_" + name + "_total", help: help, kind: counter, labels: []string{"device"}, container: func(r *reading) []sample {
@@ -115,7 +157,19 @@ func diskMetrics() []metric {
 			return []sample{{[]string{""}, f(r.disk)}}
 		}}
 	}
+	room := func(name, help string, f func(*unix.Statfs_t) uint64) metric {
+		return metric{name: "container_fs_" + name, help: help, kind: gauge, labels: []string{"device"}, container: func(r *reading) []sample {
+			var fs unix.Statfs_t
+			if r.disk.Path == "" || unix.Statfs(r.disk.Path, &fs) != nil {
+				return nil
+			}
+			return []sample{{[]string{""}, f(&fs)}}
+		}}
+	}
 	return []metric{
+		room("limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", func(fs *unix.Statfs_t) uint64 { return fs.Blocks * uint64(fs.Bsize) }),
+		room("inodes_total", "Number of Inodes", func(fs *unix.Statfs_t) uint64 { return fs.Files }),
+		room("inodes_free", "Number of available Inodes", func(fs *unix.Statfs_t) uint64 { return fs.Ffree }),
 		disk("usage_bytes", "Number of bytes that are consumed by the container on this filesystem.", func(u images.Usage) uint64 { return u.Bytes }),
 		io("reads_bytes", "Cumulative count of bytes read.", func(io *runtime.DeviceIO) uint64 { return io.ReadBytes }),
 		io("reads", "Cumulative count of reads completed.", func(io *runtime.DeviceIO) uint64 { return io.Reads }),
@@ -149,6 +203,7 @@ func processMetrics() []metric {
 	return []metric{
 		figure("last_seen", "Last time a container was seen by the exporter.", gauge, func(r *reading) uint64 { return uint64(max(0, r.st.Time.Unix())) }),
 		figure("start_time_seconds", "Start time of the container since unix epoch in seconds.", gauge, func(r *reading) uint64 { return uint64(max(0, r.c.StartedAt.Unix())) }),
+		figure("creation_time_seconds", "Container creation time since unix epoch in seconds.", gauge, func(r *reading) uint64 { return uint64(max(0, r.c.CreatedAt.Unix())) }),
 		figure("processes", "Number of processes running inside the container.", gauge, func(r *reading) uint64 { return r.d.Processes }),
 		figure("threads", "Number of threads running inside the container.", gauge, func(r *reading) uint64 { return r.d.Threads }),
 		figure("threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero.", gauge, func(r *reading) uint64 { return r.d.PidsLimit }),

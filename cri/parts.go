@@ -36,6 +36,7 @@ type Pods interface {
 	CheckpointPod(ctx context.Context, podID string, ids []string, dir string) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
+	PodStats(ctx context.Context, ids ...string) (map[string]runtime.Stats, error)
 	WritableUsage(ctx context.Context, id string) (images.Usage, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
 	UpdatePod(ctx context.Context, id string, overhead, limits runtime.Resources) error

@@ -48,7 +48,7 @@ func (s *runtimeService) StreamPodSandboxStats(r *criv1.StreamPodSandboxStatsReq
 }
 
 func (s *runtimeService) listPodStats(ctx context.Context, f *criv1.PodSandboxStatsFilter) ([]*criv1.PodSandboxStats, error) {
-	s.usage.keep(s.o.Pods.Snapshot().Containers)
+	s.usage.keep(s.o.Pods.Snapshot())
 	return s.podStats(ctx, slices.DeleteFunc(s.visible(), func(p *pod.Pod) bool {
 		return !p.Ready || !strings.HasPrefix(p.ID, f.GetId()) || !labelsMatch(f.GetLabelSelector(), p.Config.Labels)
 	}))
@@ -66,40 +66,58 @@ func (s *runtimeService) podStats(ctx context.Context, pods []*pod.Pod) ([]*criv
 	if err != nil {
 		return nil, err
 	}
+	ids := make([]string, len(pods))
+	for i, p := range pods {
+		ids[i] = p.ID
+	}
+	own, err := s.o.Pods.PodStats(ctx, ids...)
+	if err != nil {
+		return nil, fmt.Errorf("read stats of pods: %w", err)
+	}
 	out := make([]*criv1.PodSandboxStats, 0, len(pods))
 	for i, p := range pods {
-		out = append(out, s.onePodStats(ctx, p, byPod[i], readings))
+		st, ok := own[p.ID]
+		if !ok {
+			st = sum(p, byPod[i], readings)
+		}
+		out = append(out, s.onePodStats(ctx, p, &st, byPod[i], readings))
 	}
 	return out, nil
 }
 
-func (s *runtimeService) onePodStats(ctx context.Context, p *pod.Pod, containers []*pod.Container, readings map[string]*runtime.Stats) *criv1.PodSandboxStats {
-	now := time.Now().UnixNano()
-	sum := runtime.Stats{Time: time.Now()}
-	var rate uint64
-	linux := &criv1.LinuxPodSandboxStats{Network: podNetwork(p, now)}
+// sum stands for the reading of a pod's cgroup where it has none to itself.
+func sum(p *pod.Pod, containers []*pod.Container, readings map[string]*runtime.Stats) runtime.Stats {
+	all := runtime.Stats{ID: p.ID, Time: time.Now()}
 	for _, c := range containers {
 		st := readings[c.ID]
-		cs := s.oneStats(ctx, c, st)
-		linux.Containers = append(linux.Containers, cs)
 		if st == nil {
 			continue
 		}
-		sum.CPUNanos += st.CPUNanos
-		sum.MemoryUsage += st.MemoryUsage
-		sum.MemoryWorkingSet += st.MemoryWorkingSet
-		sum.MemoryRSS += st.MemoryRSS
-		sum.PageFaults += st.PageFaults
-		sum.MajorPageFaults += st.MajorPageFaults
-		sum.Pids += st.Pids
-		rate += cs.Cpu.GetUsageNanoCores().GetValue()
+		all.CPUNanos += st.CPUNanos
+		all.MemoryUsage += st.MemoryUsage
+		all.MemoryWorkingSet += st.MemoryWorkingSet
+		all.MemoryRSS += st.MemoryRSS
+		all.PageFaults += st.PageFaults
+		all.MajorPageFaults += st.MajorPageFaults
+		all.Pids += st.Pids
 	}
+	return all
+}
+
+func (s *runtimeService) onePodStats(ctx context.Context, p *pod.Pod, own *runtime.Stats, containers []*pod.Container, readings map[string]*runtime.Stats) *criv1.PodSandboxStats {
+	at := own.Time.UnixNano()
+	linux := &criv1.LinuxPodSandboxStats{
+		Network: podNetwork(p, at), Memory: memoryUsage(own), Io: ioUsage(own),
+		Cpu: &criv1.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u64(own.CPUNanos), UsageNanoCores: s.usage.cpuRate(own), Psi: criPressure(own.CPUPressure)},
+	}
+	for _, c := range containers {
+		linux.Containers = append(linux.Containers, s.oneStats(ctx, c, readings[c.ID]))
+	}
+	processes := own.Pids
 	if p.Ready {
-		sum.Pids++ // pause
+		processes++ // pause, which is in no cgroup of the pod's
 	}
-	linux.Cpu = &criv1.CpuUsage{Timestamp: now, UsageCoreNanoSeconds: u64(sum.CPUNanos), UsageNanoCores: u64(rate)}
-	linux.Memory = memoryUsage(&sum)
-	linux.Process = &criv1.ProcessUsage{Timestamp: now, ProcessCount: u64(sum.Pids)}
+	linux.Process = &criv1.ProcessUsage{Timestamp: at, ProcessCount: u64(processes)}
 	return &criv1.PodSandboxStats{
 		Attributes: &criv1.PodSandboxAttributes{Id: p.ID, Metadata: podMetadata(&p.Config), Labels: p.Config.Labels, Annotations: p.Config.Annotations},
 		Linux:      linux,

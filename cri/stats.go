@@ -46,7 +46,7 @@ func (s *runtimeService) StreamContainerStats(r *criv1.StreamContainerStatsReque
 }
 
 func (s *runtimeService) listStats(ctx context.Context, f *criv1.ContainerStatsFilter) ([]*criv1.ContainerStats, error) {
-	s.usage.keep(s.o.Pods.Snapshot().Containers)
+	s.usage.keep(s.o.Pods.Snapshot())
 	return s.containerStats(ctx, s.visibleContainers(f.GetId(), f.GetPodSandboxId(), f.GetLabelSelector()))
 }
 
@@ -106,17 +106,39 @@ func (s *runtimeService) oneStats(ctx context.Context, c *pod.Container, st *run
 		return out
 	}
 	at := st.Time.UnixNano()
-	out.Cpu = &criv1.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u64(st.CPUNanos), UsageNanoCores: s.usage.cpuRate(st)}
+	out.Cpu = &criv1.CpuUsage{Timestamp: at, UsageCoreNanoSeconds: u64(st.CPUNanos), UsageNanoCores: s.usage.cpuRate(st), Psi: criPressure(st.CPUPressure)}
 	out.Memory = memoryUsage(st)
 	out.Swap = &criv1.SwapUsage{Timestamp: at, SwapUsageBytes: u64(st.SwapUsage)}
+	if st.SwapLimit != nil {
+		out.Swap.SwapAvailableBytes = u64(*st.SwapLimit - min(*st.SwapLimit, st.SwapUsage))
+	}
+	out.Io = ioUsage(st)
 	return out
+}
+
+// ioUsage is nil where the kernel tells nothing that the API has a field for.
+func ioUsage(st *runtime.Stats) *criv1.IoUsage {
+	if st.IOPressure == nil {
+		return nil
+	}
+	return &criv1.IoUsage{Timestamp: st.Time.UnixNano(), Psi: criPressure(st.IOPressure)}
+}
+
+func criPressure(p *runtime.Pressure) *criv1.PsiStats {
+	if p == nil {
+		return nil
+	}
+	data := func(w *runtime.Waited) *criv1.PsiData {
+		return &criv1.PsiData{Total: w.TotalNanos, Avg10: w.Avg10, Avg60: w.Avg60, Avg300: w.Avg300}
+	}
+	return &criv1.PsiStats{Full: data(&p.Full), Some: data(&p.Some)}
 }
 
 // memoryUsage has what is left to the limit only where there is one.
 func memoryUsage(st *runtime.Stats) *criv1.MemoryUsage {
 	m := &criv1.MemoryUsage{
 		Timestamp: st.Time.UnixNano(), WorkingSetBytes: u64(st.MemoryWorkingSet), UsageBytes: u64(st.MemoryUsage),
-		RssBytes: u64(st.MemoryRSS), PageFaults: u64(st.PageFaults), MajorPageFaults: u64(st.MajorPageFaults),
+		RssBytes: u64(st.MemoryRSS), PageFaults: u64(st.PageFaults), MajorPageFaults: u64(st.MajorPageFaults), Psi: criPressure(st.MemoryPressure),
 	}
 	if st.MemoryLimit > 0 {
 		m.AvailableBytes = u64(st.MemoryLimit - min(st.MemoryLimit, st.MemoryWorkingSet))

@@ -65,6 +65,18 @@ func TestPodStats(t *testing.T) {
 	if l := one.Stats.Linux; l.Cpu.UsageCoreNanoSeconds.Value != 6e9 || l.Memory.WorkingSetBytes.Value != 1400 || l.Process.ProcessCount.Value != 5 || len(l.Containers) != 2 || one.Stats.Attributes.Metadata.Name != "web" {
 		t.Errorf("stats: %v", one.Stats)
 	}
+	some := runtime.Waited{TotalNanos: 5000, Avg10: 1.5}
+	d.pods.ownGroups = map[string]runtime.Stats{podID: {
+		Time: time.Unix(5, 0), CPUNanos: 9e9, MemoryUsage: 90, MemoryWorkingSet: 80, MemoryLimit: 100, Pids: 7,
+		CPUPressure: &runtime.Pressure{Some: some}, MemoryPressure: &runtime.Pressure{Full: some}, IOPressure: &runtime.Pressure{Some: some},
+	}}
+	if one, err = d.rt.PodSandboxStats(ctx, &criv1.PodSandboxStatsRequest{PodSandboxId: podID}); err != nil {
+		t.Fatal(err)
+	}
+	if l := one.Stats.Linux; l.Cpu.UsageCoreNanoSeconds.Value != 9e9 || l.Memory.AvailableBytes.Value != 20 || l.Process.ProcessCount.Value != 8 || len(l.Containers) != 2 ||
+		l.Cpu.Psi.Some.Total != 5000 || l.Memory.Psi.Full.Avg10 != 1.5 || l.Io.Psi.Some.Avg10 != 1.5 {
+		t.Errorf("stats of a pod with a group to itself: %v", one.Stats)
+	}
 	list, err := d.rt.ListPodSandboxStats(ctx, &criv1.ListPodSandboxStatsRequest{Filter: &criv1.PodSandboxStatsFilter{Id: podID[:4]}})
 	if err != nil || len(list.Stats) != 1 {
 		t.Errorf("list: %v %v", list, err)
@@ -182,7 +194,7 @@ func TestCPURate(t *testing.T) {
 	if got := read(4*time.Second, 0); got.GetValue() != 5e8 { // the counter began anew
 		t.Errorf("after a reset: %v", got)
 	}
-	u.keep(nil)
+	u.keep(pod.Snapshot{})
 	if len(u.all) != 0 {
 		t.Error("a container that is gone is remembered")
 	}

@@ -13,8 +13,12 @@ import (
 )
 
 // usageAge is how old a container's disk usage may be in a list. Measuring it
-// walks a folder tree, which a list of many containers must not wait for.
-const usageAge = 10 * time.Second
+// walks a folder tree, which a list of many containers must not wait for; one that
+// takes long is done so rarely that it takes a share of usageShare of the time.
+const (
+	usageAge   = 10 * time.Second
+	usageShare = 20
+)
 
 // minRate is the shortest time over which a CPU rate is worked out.
 const minRate = 100 * time.Millisecond
@@ -23,13 +27,15 @@ const minRate = 100 * time.Millisecond
 // tell: disk usage and the last CPU reading of each container.
 type usageCache struct {
 	pods Pods
-	mu   sync.Mutex // guards all and the entries
+	slot chan struct{} // one is measured at a time, but those that a list waits for
+	mu   sync.Mutex    // guards all and the entries
 	all  map[string]*usage
 }
 
 type usage struct {
 	disk      images.Usage
 	measured  time.Time // zero: never
+	took      time.Duration
 	measuring bool
 
 	cpuTime  time.Time
@@ -38,7 +44,9 @@ type usage struct {
 	hasRate  bool
 }
 
-func newUsageCache(pods Pods) *usageCache { return &usageCache{pods: pods, all: map[string]*usage{}} }
+func newUsageCache(pods Pods) *usageCache {
+	return &usageCache{pods: pods, slot: make(chan struct{}, 1), all: map[string]*usage{}}
+}
 
 func (u *usageCache) entry(id string) *usage {
 	e := u.all[id]
@@ -49,10 +57,13 @@ func (u *usageCache) entry(id string) *usage {
 	return e
 }
 
-// keep forgets containers that are gone.
-func (u *usageCache) keep(all []*pod.Container) {
-	here := make(map[string]bool, len(all))
-	for _, c := range all {
+// keep forgets pods and containers that are gone.
+func (u *usageCache) keep(now pod.Snapshot) {
+	here := make(map[string]bool, len(now.Pods)+len(now.Containers))
+	for _, p := range now.Pods {
+		here[p.ID] = true
+	}
+	for _, c := range now.Containers {
 		here[c.ID] = true
 	}
 	u.mu.Lock()
@@ -69,7 +80,7 @@ func (u *usageCache) disk(ctx context.Context, id string) (images.Usage, time.Ti
 	u.mu.Lock()
 	e := u.entry(id)
 	old, at := e.disk, e.measured
-	begin := time.Since(at) > usageAge && !e.measuring
+	begin := time.Since(at) > max(usageAge, usageShare*e.took) && !e.measuring
 	if begin {
 		e.measuring = true
 	}
@@ -80,17 +91,22 @@ func (u *usageCache) disk(ctx context.Context, id string) (images.Usage, time.Ti
 	if at.IsZero() {
 		return u.measure(ctx, id, e)
 	}
-	go u.measure(context.WithoutCancel(ctx), id, e)
+	go func() {
+		u.slot <- struct{}{}
+		defer func() { <-u.slot }()
+		u.measure(context.WithoutCancel(ctx), id, e)
+	}()
 	return old, at
 }
 
 func (u *usageCache) measure(ctx context.Context, id string, e *usage) (images.Usage, time.Time) {
+	began := time.Now()
 	got, err := u.pods.WritableUsage(ctx, id)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	e.measuring = false
 	if err == nil {
-		e.disk, e.measured = got, time.Now()
+		e.disk, e.measured, e.took = got, time.Now(), time.Since(began)
 	}
 	return e.disk, e.measured
 }

@@ -174,7 +174,6 @@ func (s *Store) unmount(containerID string) error {
 	if err := s.discard(containerID); err != nil {
 		return err
 	}
-	s.usage.drop(containerID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if image, ok := s.used[containerID]; ok {

@@ -9,38 +9,22 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 )
 
-// writableUsageAge is how old the figures of a writable layer may be.
-const writableUsageAge = 10 * time.Second
-
 // usageCache remembers what was counted.
 type usageCache struct {
-	mu       sync.Mutex
-	known    bool
-	all      Usage
-	writable map[string]counted
-}
-
-type counted struct {
-	usage Usage
-	at    time.Time
+	mu    sync.Mutex
+	known bool
+	all   Usage
 }
 
 func (c *usageCache) forget() {
 	c.mu.Lock()
 	c.known = false
-	c.mu.Unlock()
-}
-
-func (c *usageCache) drop(containerID string) {
-	c.mu.Lock()
-	delete(c.writable, containerID)
 	c.mu.Unlock()
 }
 
@@ -78,32 +62,16 @@ func (s *Store) FSUsage(ctx context.Context) (Usage, error) {
 	return u, nil
 }
 
-// WritableUsage gives what the writable layer of a container takes, at most ten
-// seconds ago. Without a layer the error wraps fs.ErrNotExist.
+// WritableUsage counts what the writable layer of a container takes: it walks its
+// folders. Without a layer the error wraps fs.ErrNotExist.
 func (s *Store) WritableUsage(ctx context.Context, containerID string) (Usage, error) {
 	if err := checkContainerID(containerID); err != nil {
 		return Usage{}, fmt.Errorf("count writable layer of %s: %w", short(containerID), err)
-	}
-	s.usage.mu.Lock()
-	was, ok := s.usage.writable[containerID]
-	s.usage.mu.Unlock()
-	if ok && time.Since(was.at) < writableUsageAge {
-		return was.usage, nil
 	}
 	u, err := count(ctx, s.path("rw", containerID, "upper"))
 	if err != nil {
 		return Usage{}, fmt.Errorf("count writable layer of %s: %w", containerID, err)
 	}
-	s.usage.mu.Lock()
-	defer s.usage.mu.Unlock()
-	now := time.Now()
-	fresh := map[string]counted{containerID: {u, now}}
-	for id, c := range s.usage.writable {
-		if id != containerID && now.Sub(c.at) < writableUsageAge {
-			fresh[id] = c
-		}
-	}
-	s.usage.writable = fresh
 	return u, nil
 }
 

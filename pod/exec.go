@@ -121,26 +121,6 @@ func (m *Manager) Wait(ctx context.Context, id string) (runtime.Exit, error) {
 	return exit, nil
 }
 
-// Stats reads the cgroups of the running containers named, or of all.
-func (m *Manager) Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
-	rt, err := m.runtime()
-	if err != nil {
-		return nil, err
-	}
-	st, err := rt.Stats(ctx, ids...)
-	return st, keeperErr(err)
-}
-
-// DetailedStats is Stats with Details, for metrics.
-func (m *Manager) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
-	rt, err := m.runtime()
-	if err != nil {
-		return nil, err
-	}
-	st, err := rt.DetailedStats(ctx, ids...)
-	return st, keeperErr(err)
-}
-
 // WritableUsage is what a container wrote above its image.
 func (m *Manager) WritableUsage(ctx context.Context, id string) (images.Usage, error) {
 	c, err := m.Container(id)

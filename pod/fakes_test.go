@@ -318,6 +318,10 @@ func (k *fakeKeeper) Stats(_ context.Context, ids ...string) (out []runtime.Stat
 	return out, nil
 }
 
+func (k *fakeKeeper) GroupStats(ctx context.Context, groups ...string) ([]runtime.Stats, error) {
+	return k.Stats(ctx, groups...)
+}
+
 func (k *fakeKeeper) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
 	return k.Stats(ctx, ids...)
 }

@@ -39,6 +39,7 @@ type Runtime interface {
 	Checkpoint(ctx context.Context, targets []runtime.CheckpointTarget, frozen func() error) error
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
+	GroupStats(ctx context.Context, groups ...string) ([]runtime.Stats, error)
 	Update(ctx context.Context, id string, r runtime.Resources) error
 	LimitGroup(ctx context.Context, group string, r runtime.Resources) error
 	ReopenLog(ctx context.Context, id string) error

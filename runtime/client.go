@@ -258,6 +258,15 @@ func (c *Client) Stats(ctx context.Context, ids ...string) (stats []Stats, err e
 	return stats, err
 }
 
+// GroupStats reads cgroups, by their paths from the root; the path is the id of a reading. What is not there has none.
+func (c *Client) GroupStats(ctx context.Context, groups ...string) (stats []Stats, err error) {
+	if len(groups) == 0 {
+		return nil, nil // nothing would mean all containers
+	}
+	err = c.call(ctx, wire.ContainerStats, wire.IDs{Groups: groups}, &stats)
+	return stats, err
+}
+
 // DetailedStats is Stats with Details, for about ten times the work.
 func (c *Client) DetailedStats(ctx context.Context, ids ...string) (stats []Stats, err error) {
 	err = c.call(ctx, wire.ContainerStats, wire.IDs{IDs: ids, Details: true}, &stats)

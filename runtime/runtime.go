@@ -163,9 +163,27 @@ type Stats struct {
 	PageFaults       uint64    `json:"pageFaults"`
 	MajorPageFaults  uint64    `json:"majorPageFaults"`
 	SwapUsage        uint64    `json:"swapUsage"`
-	Details          *Details  `json:"details,omitempty"` // only where they were asked for
+	SwapLimit        *uint64   `json:"swapLimit,omitempty"` // nil: none
 	Pids             uint64    `json:"pids"`
-	OOMKills         uint64    `json:"oomKills,omitempty"` // processes killed for want of memory
+	// What was waited for; nil where the kernel does not tell.
+	CPUPressure    *Pressure `json:"cpuPressure,omitempty"`
+	MemoryPressure *Pressure `json:"memoryPressure,omitempty"`
+	IOPressure     *Pressure `json:"ioPressure,omitempty"`
+	Details        *Details  `json:"details,omitempty"` // only where they were asked for
+}
+
+// Pressure is for how long some processes of a cgroup, or all of them at once, waited for one thing.
+type Pressure struct {
+	Some Waited `json:"some,omitzero"`
+	Full Waited `json:"full,omitzero"`
+}
+
+// Waited is a sum, and shares of the last 10, 60 and 300 seconds in percent.
+type Waited struct {
+	TotalNanos uint64  `json:"totalNanos,omitempty"`
+	Avg10      float64 `json:"avg10,omitempty"`
+	Avg60      float64 `json:"avg60,omitempty"`
+	Avg300     float64 `json:"avg300,omitempty"`
 }
 
 // Details are what only metrics show of a container: counters from its start on,
@@ -176,15 +194,23 @@ type Details struct {
 	CPUPeriods          uint64 `json:"cpuPeriods,omitempty"` // of its quota
 	CPUThrottledPeriods uint64 `json:"cpuThrottledPeriods,omitempty"`
 	CPUThrottledNanos   uint64 `json:"cpuThrottledNanos,omitempty"`
+	CPUBurstPeriods     uint64 `json:"cpuBurstPeriods,omitempty"`
+	CPUBurstNanos       uint64 `json:"cpuBurstNanos,omitempty"`
 
 	MemoryCache        uint64 `json:"memoryCache,omitempty"` // bytes, as all of these
 	MemoryMapped       uint64 `json:"memoryMapped,omitempty"`
 	MemoryActiveFile   uint64 `json:"memoryActiveFile,omitempty"`
 	MemoryInactiveFile uint64 `json:"memoryInactiveFile,omitempty"`
+	MemoryDirty        uint64 `json:"memoryDirty,omitempty"`
+	MemoryWriteback    uint64 `json:"memoryWriteback,omitempty"`
 	MemoryKernel       uint64 `json:"memoryKernel,omitempty"`
 	MemoryPeak         uint64 `json:"memoryPeak,omitempty"`
 	MemoryFailures     uint64 `json:"memoryFailures,omitempty"` // times that the limit was reached
 	MemoryHighEvents   uint64 `json:"memoryHighEvents,omitempty"`
+	PagesScanned       uint64 `json:"pagesScanned,omitempty"` // pages, as all of these
+	PagesStolen        uint64 `json:"pagesStolen,omitempty"`
+	FileRefaults       uint64 `json:"fileRefaults,omitempty"`
+	AnonRefaults       uint64 `json:"anonRefaults,omitempty"`
 	OOMKills           uint64 `json:"oomKills,omitempty"`
 
 	Processes    uint64 `json:"processes,omitempty"`

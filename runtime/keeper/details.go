@@ -16,21 +16,23 @@ import (
 
 // details reads what only metrics show, from further files of the cgroup and from
 // /proc: about ten times the work of stats.
-func (c *container) details() *runtime.Details {
+func (k *Keeper) details(c *container) *runtime.Details {
 	d := &runtime.Details{}
-	r := groupReader{buf: groupBuffers.Get().(*[groupFileSize]byte)}
-	defer groupBuffers.Put(r.buf)
 	procs := c.cgroups[""]
-	if c.unified() {
-		r.unifiedDetails(procs, d)
-	} else {
+	if !c.unified() {
 		procs = c.cgroups["pids"]
-		r.legacyDetails(c.cgroups, d)
 	}
 	if procs == "" {
 		procs = c.cgroups["devices"]
 	}
-	d.PidsLimit = number(r.read(procs, "pids.max"))
+	r := k.groups.reader()
+	if c.unified() {
+		r.unifiedDetails(procs, d)
+	} else {
+		r.legacyDetails(c.cgroups, d)
+	}
+	d.PidsLimit = number(r.readOnce(procs, "pids.max"))
+	r.unlock()
 	countOpen(procs, d)
 	var limit unix.Rlimit
 	if pid := c.snapshot().Pid; pid > 0 && unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &limit) == nil {
@@ -40,17 +42,20 @@ func (c *container) details() *runtime.Details {
 }
 
 func (r groupReader) unifiedDetails(folder string, d *runtime.Details) {
-	var user, system, throttled uint64
+	var user, system, throttled, burst uint64
 	fields(r.read(folder, "cpu.stat"), map[string]*uint64{
 		"user_usec": &user, "system_usec": &system, "nr_periods": &d.CPUPeriods, "nr_throttled": &d.CPUThrottledPeriods, "throttled_usec": &throttled,
+		"nr_bursts": &d.CPUBurstPeriods, "burst_usec": &burst,
 	})
-	d.CPUUserNanos, d.CPUSystemNanos, d.CPUThrottledNanos = user*1000, system*1000, throttled*1000
+	d.CPUUserNanos, d.CPUSystemNanos, d.CPUThrottledNanos, d.CPUBurstNanos = user*1000, system*1000, throttled*1000, burst*1000
 	fields(r.read(folder, "memory.stat"), map[string]*uint64{
 		"file": &d.MemoryCache, "file_mapped": &d.MemoryMapped, "active_file": &d.MemoryActiveFile, "inactive_file": &d.MemoryInactiveFile, "kernel": &d.MemoryKernel,
+		"file_dirty": &d.MemoryDirty, "file_writeback": &d.MemoryWriteback, "pgscan": &d.PagesScanned, "pgsteal": &d.PagesStolen,
+		"workingset_refault_file": &d.FileRefaults, "workingset_refault_anon": &d.AnonRefaults,
 	})
-	fields(r.read(folder, "memory.events"), map[string]*uint64{"max": &d.MemoryFailures, "high": &d.MemoryHighEvents, "oom_kill": &d.OOMKills})
-	d.MemoryPeak = number(r.read(folder, "memory.peak"))
-	for line := range bytes.Lines(r.read(folder, "io.stat")) {
+	fields(r.readOnce(folder, "memory.events"), map[string]*uint64{"max": &d.MemoryFailures, "high": &d.MemoryHighEvents, "oom_kill": &d.OOMKills})
+	d.MemoryPeak = number(r.readOnce(folder, "memory.peak"))
+	for line := range bytes.Lines(r.readOnce(folder, "io.stat")) {
 		f := strings.Fields(string(line))
 		if len(f) < 2 {
 			continue
@@ -74,24 +79,27 @@ func (r groupReader) unifiedDetails(folder string, d *runtime.Details) {
 }
 
 func (r groupReader) legacyDetails(folders map[string]string, d *runtime.Details) {
-	d.CPUUserNanos = number(r.read(folders["cpuacct"], "cpuacct.usage_user"))
-	d.CPUSystemNanos = number(r.read(folders["cpuacct"], "cpuacct.usage_sys"))
-	fields(r.read(folders["cpu"], "cpu.stat"), map[string]*uint64{
+	d.CPUUserNanos = number(r.readOnce(folders["cpuacct"], "cpuacct.usage_user"))
+	d.CPUSystemNanos = number(r.readOnce(folders["cpuacct"], "cpuacct.usage_sys"))
+	fields(r.readOnce(folders["cpu"], "cpu.stat"), map[string]*uint64{
 		"nr_periods": &d.CPUPeriods, "nr_throttled": &d.CPUThrottledPeriods, "throttled_time": &d.CPUThrottledNanos,
+		"nr_bursts": &d.CPUBurstPeriods, "burst_time": &d.CPUBurstNanos,
 	})
 	memory := folders["memory"]
 	fields(r.read(memory, "memory.stat"), map[string]*uint64{
 		"total_cache": &d.MemoryCache, "total_mapped_file": &d.MemoryMapped, "total_active_file": &d.MemoryActiveFile, "total_inactive_file": &d.MemoryInactiveFile,
+		"total_dirty": &d.MemoryDirty, "total_writeback": &d.MemoryWriteback,
+		"total_workingset_refault_file": &d.FileRefaults, "total_workingset_refault_anon": &d.AnonRefaults,
 	})
-	fields(r.read(memory, "memory.oom_control"), map[string]*uint64{"oom_kill": &d.OOMKills})
-	d.MemoryKernel = number(r.read(memory, "memory.kmem.usage_in_bytes"))
-	d.MemoryPeak = number(r.read(memory, "memory.max_usage_in_bytes"))
-	d.MemoryFailures = number(r.read(memory, "memory.failcnt"))
+	fields(r.readOnce(memory, "memory.oom_control"), map[string]*uint64{"oom_kill": &d.OOMKills})
+	d.MemoryKernel = number(r.readOnce(memory, "memory.kmem.usage_in_bytes"))
+	d.MemoryPeak = number(r.readOnce(memory, "memory.max_usage_in_bytes"))
+	d.MemoryFailures = number(r.readOnce(memory, "memory.failcnt"))
 	for file, of := range map[string]func(*runtime.DeviceIO) (read, write *uint64){
 		"blkio.throttle.io_service_bytes_recursive": func(io *runtime.DeviceIO) (read, write *uint64) { return &io.ReadBytes, &io.WriteBytes },
 		"blkio.throttle.io_serviced_recursive":      func(io *runtime.DeviceIO) (read, write *uint64) { return &io.Reads, &io.Writes },
 	} {
-		for line := range bytes.Lines(r.read(folders["blkio"], file)) {
+		for line := range bytes.Lines(r.readOnce(folders["blkio"], file)) {
 			f := strings.Fields(string(line))
 			if len(f) != 3 {
 				continue

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,6 +38,9 @@ func (k *Keeper) watch(c *container) {
 	}
 	c.mu.Unlock()
 	k.finish(c, exit)
+	k.groups.mu.Lock()
+	k.groups.forget(slices.Collect(maps.Values(c.cgroups))...)
+	k.groups.mu.Unlock()
 	if err := c.destroy(); err != nil {
 		k.log.Error("destroy ended container; its removal tries again", "container", c.id, "err", err)
 	}

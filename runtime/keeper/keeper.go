@@ -55,6 +55,9 @@ type Keeper struct {
 	nulls    nulls
 	tidy     *time.Timer // runs the collector some time after the last process has ended
 	filters  *filterCache
+	groups   groupFiles
+	// hierarchies are the roots of the cgroup hierarchies by controller, "" for cgroup v2's.
+	hierarchies func() (map[string]string, error)
 
 	mu         sync.Mutex // guards the maps below, never held while waiting
 	pods       map[string]*pod
@@ -82,6 +85,7 @@ func Open(o Options) (*Keeper, error) {
 		orphans:    map[int]bool{},
 		tidy:       time.AfterFunc(tidyDelay, debug.FreeOSMemory),
 	}
+	k.hierarchies = sync.OnceValues(func() (map[string]string, error) { return hierarchies(k.unified) })
 	defer o.Held.close()
 	if err := k.open(o.Held); err != nil {
 		return nil, errors.Join(err, k.Close())

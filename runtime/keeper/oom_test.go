@@ -68,8 +68,8 @@ func TestOOMKillOfExec(t *testing.T) {
 	if _, _, code := h.exec(id, "", "tail", "/dev/zero"); code != 137 {
 		t.Errorf("exec ended with %d, want 137", code)
 	}
-	stats, err := h.client.Stats(ctx(t), id)
-	if err != nil || len(stats) != 1 || stats[0].OOMKills != 1 {
+	stats, err := h.client.DetailedStats(ctx(t), id)
+	if err != nil || len(stats) != 1 || stats[0].Details.OOMKills != 1 {
 		t.Errorf("stats %+v, %v: want one kill", stats, err)
 	}
 	if err := h.client.Signal(ctx(t), id, unix.SIGKILL, false); err != nil {

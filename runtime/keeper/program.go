@@ -313,20 +313,38 @@ func (p *program) forgotten() bool {
 
 // groupsAt are the cgroups of a path, in all hierarchies, whether they are there or not.
 func groupsAt(path string, unified bool) (map[string]string, error) {
+	roots, err := hierarchies(unified)
+	if err != nil {
+		return nil, err
+	}
+	if !unified {
+		delete(roots, "") // nothing of it is here in a hybrid host's
+	}
+	for controller, root := range roots {
+		roots[controller] = filepath.Join(root, path)
+	}
+	return roots, nil
+}
+
+// hierarchies are the roots of the cgroup hierarchies, by controller; "" is cgroup v2's.
+func hierarchies(unified bool) (map[string]string, error) {
 	if unified {
-		return map[string]string{"": filepath.Join("/sys/fs/cgroup", path)}, nil
+		return map[string]string{"": "/sys/fs/cgroup"}, nil
 	}
 	mounts, err := cgroups.GetCgroupMounts(true)
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
-	groups := map[string]string{}
+	roots := map[string]string{}
 	for _, m := range mounts {
 		for _, controller := range m.Subsystems {
-			groups[controller] = filepath.Join(m.Mountpoint, path)
+			roots[controller] = m.Mountpoint
 		}
 	}
-	return groups, nil
+	if cgroups.IsCgroup2HybridMode() {
+		roots[""] = "/sys/fs/cgroup/unified"
+	}
+	return roots, nil
 }
 
 // groupsOf finds the cgroups of a container by its process, by controller; ""

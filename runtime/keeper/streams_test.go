@@ -336,7 +336,8 @@ func TestLogThroughLinkIsRefused(t *testing.T) {
 
 func TestStats(t *testing.T) {
 	h := newHost(t)
-	id := h.sleeper(memory(64 << 20))
+	var group string
+	id := h.sleeper(memory(64<<20), func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) { group = c.CgroupPath })
 	var stats []runtime.Stats
 	var err error
 	h.eventually("init has become the command", func() bool {
@@ -348,6 +349,14 @@ func TestStats(t *testing.T) {
 	}
 	if s := stats[0]; s.ID != id || s.CPUNanos == 0 || s.MemoryLimit != 64<<20 || s.Pids != 1 || s.MemoryUsage == 0 {
 		t.Errorf("stats %+v", s)
+	}
+	// The group above has nothing else in it.
+	above, err := h.client.GroupStats(ctx(t), filepath.Dir(group), group+"/none")
+	if err != nil || len(above) != 1 || above[0].ID != filepath.Dir(group) || above[0].MemoryUsage == 0 || above[0].CPUNanos < stats[0].CPUNanos {
+		t.Errorf("stats of %s: %+v, %v", filepath.Dir(group), above, err)
+	}
+	if none, err := h.client.GroupStats(ctx(t)); err != nil || len(none) != 0 {
+		t.Errorf("stats of no group: %+v, %v", none, err)
 	}
 }
 

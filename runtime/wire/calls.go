@@ -43,8 +43,10 @@ type ID struct {
 }
 
 // IDs names several containers, and says whether their stats shall have Details.
+// Groups are cgroups to read besides, as paths from the root. Neither means all containers.
 type IDs struct {
 	IDs     []string `json:"ids,omitempty"`
+	Groups  []string `json:"groups,omitempty"`
 	Details bool     `json:"details,omitempty"`
 }
 
