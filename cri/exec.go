@@ -50,7 +50,7 @@ func (s *runtimeService) Exec(_ context.Context, r *criv1.ExecRequest) (*criv1.E
 		return nil, err
 	}
 	r.ContainerId = c.ID
-	return s.stream.server.GetExec(r)
+	return s.stream.exec(r)
 }
 
 // Attach gives the address where a container's own stdio can be joined once.
@@ -66,7 +66,7 @@ func (s *runtimeService) Attach(_ context.Context, r *criv1.AttachRequest) (*cri
 		return nil, invalid("tty", "is %t, but the container's is %t", r.Tty, c.Config.Terminal)
 	}
 	r.ContainerId = c.ID
-	return s.stream.server.GetAttach(r)
+	return s.stream.attach(r)
 }
 
 // PortForward gives the address where connections to a pod's ports can be made.
@@ -87,7 +87,7 @@ func (s *runtimeService) PortForward(_ context.Context, r *criv1.PortForwardRequ
 		return nil, fmt.Errorf("pod %s is not ready: %w", p.ID, pod.ErrState)
 	}
 	r.PodSandboxId = p.ID
-	return s.stream.server.GetPortForward(r)
+	return s.stream.portForward(r)
 }
 
 func (s *runtimeService) running(id string) (pod.Container, error) {

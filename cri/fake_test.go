@@ -250,6 +250,10 @@ func (f *fakePods) Exec(ctx context.Context, id string, spec runtime.ExecSpec, i
 			_, _ = fmt.Fprintln(io3.Stderr, "and stderr")
 		}
 	case "cat":
+		if io3.Stdin == nil {
+			_, err = fmt.Fprintln(io3.Stdout, "no stdin")
+			break
+		}
 		_, err = io.Copy(io3.Stdout, io3.Stdin)
 	case "size":
 		for s := range io3.Resize {

@@ -26,11 +26,12 @@ import (
 // minute, so that neither a pod on the host's network nor a browser can use the
 // port; the Host header says nothing, as a kubelet passes on its own client's.
 type streamer struct {
-	pods   Pods
-	log    *slog.Logger
-	server streaming.Server
-	http   *http.Server
-	base   *url.URL
+	pods    Pods
+	log     *slog.Logger
+	server  streaming.Server // SPDY, and forwards
+	http    *http.Server
+	base    *url.URL
+	tickets tickets
 
 	mu       sync.Mutex                            // guards forwards and forward
 	forwards map[string]map[int]context.CancelFunc // pod id → its forwards
@@ -52,7 +53,7 @@ func newStreamer(pods Pods, log *slog.Logger) (*streamer, error) {
 		return nil, fmt.Errorf("make streaming server: %w", err)
 	}
 	s.http = &http.Server{
-		Handler: s.server, ReadHeaderTimeout: 10 * time.Second,
+		Handler: s, ReadHeaderTimeout: 10 * time.Second,
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		// The request's context must end with its connection, also after the

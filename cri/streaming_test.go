@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/websocket"
 	"google.golang.org/grpc/codes"
@@ -146,7 +147,7 @@ func TestExecClientGone(t *testing.T) {
 		t.Errorf("ended %s", got)
 	}
 
-	ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true}, "block"))
+	ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true}, "block"), v5)
 	for {
 		if _, m, err := ws.ReadMessage(); err != nil {
 			t.Fatal(err)
@@ -160,9 +161,11 @@ func TestExecClientGone(t *testing.T) {
 	}
 }
 
-func wsDial(t *testing.T, address string) *websocket.Conn {
+const v5 = "v5.channel.k8s.io"
+
+func wsDial(t *testing.T, address string, protocols ...string) *websocket.Conn {
 	t.Helper()
-	dialer := websocket.Dialer{Subprotocols: []string{v4}}
+	dialer := websocket.Dialer{Subprotocols: protocols}
 	conn, resp, err := dialer.DialContext(t.Context(), "ws"+strings.TrimPrefix(address, "http"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -172,20 +175,115 @@ func wsDial(t *testing.T, address string) *websocket.Conn {
 	return conn
 }
 
-func TestExecWebSocket(t *testing.T) {
-	d := newDaemon(t)
-	id := d.start(t, d.run(t, "web"), simple("main"))
-	ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true, Stderr: true}, "echo", "hi"))
+// wsRead collects what each channel says until the server closes.
+func wsRead(ws *websocket.Conn) map[byte]string {
 	got := map[byte]string{}
 	for {
 		_, m, err := ws.ReadMessage()
 		if err != nil {
-			break
+			return got
 		}
 		got[m[0]] += string(m[1:])
 	}
-	if got[1] != "hi\n" || got[2] != "and stderr\n" || !strings.Contains(got[3], "Success") {
+}
+
+func wsSend(t *testing.T, ws *websocket.Conn, message string) {
+	t.Helper()
+	if err := ws.WriteMessage(websocket.BinaryMessage, []byte(message)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestExecWebSocket(t *testing.T) {
+	d := newDaemon(t)
+	id := d.start(t, d.run(t, "web"), simple("main"))
+	for _, protocols := range [][]string{{v4}, {v5}, {v5, v4}} {
+		ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true, Stderr: true}, "echo", "hi"), protocols...)
+		if ws.Subprotocol() != protocols[0] {
+			t.Errorf("of %v the server speaks %q", protocols, ws.Subprotocol())
+		}
+		if got := wsRead(ws); got[1] != "hi\n" || got[2] != "and stderr\n" || !strings.Contains(got[3], `"Success"`) {
+			t.Errorf("%v: have %q", protocols, got)
+		}
+		ws = wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true}, "exit", "42"), protocols...)
+		if got := wsRead(ws); !strings.Contains(got[3], `"NonZeroExitCode"`) || !strings.Contains(got[3], `"message":"42"`) {
+			t.Errorf("%v: status %q", protocols, got[3])
+		}
+	}
+	// Before v4 there is no status, but a text.
+	ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdout: true}, "exit", "42"), "channel.k8s.io")
+	if got := wsRead(ws); !strings.Contains(got[3], "exit code 42") || strings.Contains(got[3], "{") {
+		t.Errorf("status %q", got[3])
+	}
+}
+
+// In v5 a client ends its stdin and goes on listening.
+func TestExecWebSocketEndOfInput(t *testing.T) {
+	d := newDaemon(t)
+	id := d.start(t, d.run(t, "web"), simple("main"))
+	ws := wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdin: true, Stdout: true}, "cat"), v5)
+	wsSend(t, ws, "\x00through and through")
+	wsSend(t, ws, "\xff\x00")
+	if got := wsRead(ws); got[1] != "through and through" || !strings.Contains(got[3], `"Success"`) {
 		t.Errorf("have %q", got)
+	}
+	ws = wsDial(t, d.execURL(t, id, &criv1.ExecRequest{Stdin: true, Stdout: true, Tty: true}, "size"), v5)
+	wsSend(t, ws, "\x04"+`{"Width":80,"Height":24}`)
+	wsSend(t, ws, "\x04"+`{"Width":100,"Height":30}`)
+	wsSend(t, ws, "\xff\x04")
+	if got := wsRead(ws); got[1] != "80x24 tty=true\n100x30 tty=true\n" {
+		t.Errorf("have %q", got)
+	}
+}
+
+// Who does not ask for stdin must not end the container's.
+func TestAttachWebSocketWithoutInput(t *testing.T) {
+	d := newDaemon(t)
+	id := d.start(t, d.run(t, "web"), simple("main"))
+	for _, protocol := range []string{v4, v5} {
+		r, err := d.rt.Attach(t.Context(), &criv1.AttachRequest{ContainerId: id, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := wsRead(wsDial(t, r.Url, protocol)); got[1] != "no stdin\n" {
+			t.Errorf("%s: have %q", protocol, got)
+		}
+	}
+}
+
+// An address works once, whatever is spoken there, and not for ever.
+func TestTickets(t *testing.T) {
+	d := newDaemon(t)
+	id := d.start(t, d.run(t, "web"), simple("main"))
+	address := d.execURL(t, id, &criv1.ExecRequest{Stdout: true}, "echo")
+	wsRead(wsDial(t, address, v5))
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		req, err := http.NewRequestWithContext(t.Context(), method, address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Connection", "Upgrade")
+		req.Header.Set("Upgrade", "SPDY/3.1")
+		req.Header.Set("X-Stream-Protocol-Version", v4)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusNotFound {
+			t.Errorf("a used address answers %s to %s", resp.Status, method)
+		}
+	}
+	var all tickets
+	all.add("http://127.0.0.1/old", 1)
+	all.all["/old"] = ticket{1, time.Now().Add(-time.Second)}
+	if _, ok := all.take("/old"); ok {
+		t.Error("an address of long ago still works")
+	}
+	all.all["/old"] = ticket{1, time.Now().Add(-time.Second)}
+	all.add("http://127.0.0.1/new", 2)
+	if _, ok := all.all["/old"]; ok || len(all.all) != 1 {
+		t.Errorf("kept: %v", all.all)
 	}
 }
 

@@ -31,10 +31,14 @@ func (p *streamPod) checkCrictl(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(p.n.Bin, "tools", "crictl")); err != nil {
 		t.Fatalf("%v: run 'make bin/tools/crictl' first", err)
 	}
-	out, err := p.crictl(t, "exec", p.main, "sh", "-c", "echo out; exit 7").Output()
-	var exit *exec.ExitError
-	if string(out) != "out\n" || !errors.As(err, &exit) || !strings.Contains(string(exit.Stderr), "exit code 7") {
-		t.Errorf("crictl exec gave %q, %v", out, err)
+	for _, transport := range []string{"spdy", "websocket"} {
+		run := p.crictl(t, "exec", "--transport", transport, "-i", p.main, "sh", "-c", "cat; echo out; exit 7")
+		run.Stdin = strings.NewReader("in\n")
+		out, err := run.Output()
+		var exit *exec.ExitError
+		if string(out) != "in\nout\n" || !errors.As(err, &exit) || !strings.Contains(string(exit.Stderr), "exit code 7") {
+			t.Errorf("crictl exec over %s gave %q, %v", transport, out, err)
+		}
 	}
 	p.crictlTerminal(t)
 	attach := p.crictl(t, "attach", "-i", p.talker)

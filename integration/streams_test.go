@@ -105,14 +105,13 @@ func (p *streamPod) reach(address string) *url.URL {
 	return u
 }
 
-// dialect is a protocol of exec and attach. Over WebSocket it is v4: a runtime's
-// end is older than v5, which an API server speaks for it.
+// dialect is a protocol of exec and attach: spdy, or a version over WebSocket.
 type dialect string
 
 func (d dialect) stream(ctx context.Context, u *url.URL, o remotecommand.StreamOptions) error {
 	e, err := remotecommand.NewSPDYExecutor(&rest.Config{}, http.MethodPost, u)
-	if d == "websocket" {
-		e, err = remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u.String(), "v4.channel.k8s.io")
+	if d != "spdy" {
+		e, err = remotecommand.NewWebSocketExecutorForProtocols(&rest.Config{}, http.MethodGet, u.String(), string(d))
 	}
 	if err != nil {
 		return err
@@ -133,7 +132,7 @@ func (p *streamPod) exec(ctx context.Context, d dialect, o remotecommand.StreamO
 // The streams of a pod, with the clients that Kubernetes uses, at the addresses that the runtime gives.
 func TestCRIStreams(t *testing.T) {
 	p := newStreamPod(t, "streams")
-	for _, d := range []dialect{"spdy", "websocket"} {
+	for _, d := range []dialect{"spdy", "v4.channel.k8s.io", "v5.channel.k8s.io"} {
 		t.Run(string(d), func(t *testing.T) {
 			p.checkExec(t, d)
 			p.checkTerminal(t, d)
@@ -158,6 +157,13 @@ func (p *streamPod) checkExec(t *testing.T, d dialect) {
 	err := p.exec(p.ctx, d, remotecommand.StreamOptions{Stdin: strings.NewReader("a line\n"), Stdout: &out, Stderr: &errOut}, "sh", "-c", "read line; echo $line; echo beside >&2; exit 7")
 	if exitCode(err) != 7 || out.String() != "a line\n" || errOut.String() != "beside\n" {
 		t.Errorf("exec gave %q, %q, %v", out.String(), errOut.String(), err)
+	}
+	out.Reset()
+	if d != "v4.channel.k8s.io" { // which knows no end of stdin
+		err := p.exec(p.ctx, d, remotecommand.StreamOptions{Stdin: strings.NewReader("to the end"), Stdout: &out}, "cat")
+		if err != nil || out.String() != "to the end" {
+			t.Errorf("cat gave %q, %v", out.String(), err)
+		}
 	}
 	out.Reset()
 	if err := p.exec(p.ctx, d, remotecommand.StreamOptions{Stdout: &out}, "sh", "-c", "yes | head -c 3000000"); err != nil || out.Len() != 3000000 {
@@ -336,8 +342,8 @@ func (p *streamPod) checkForward(t *testing.T) {
 
 // checkRemoval removes the pod while streams of all kinds are open: they end.
 func (p *streamPod) checkRemoval(t *testing.T) {
-	ends := make(chan error, 4)
-	for _, d := range []dialect{"spdy", "websocket"} {
+	ends := make(chan error, 5)
+	for _, d := range []dialect{"spdy", "v4.channel.k8s.io", "v5.channel.k8s.io"} {
 		go func() { ends <- p.exec(p.ctx, d, remotecommand.StreamOptions{Stdout: io.Discard}, "sleep", "4244") }()
 	}
 	r, err := p.runtime.Attach(p.ctx, &criv1.AttachRequest{ContainerId: p.talker, Stdout: true})
@@ -352,7 +358,7 @@ func (p *streamPod) checkRemoval(t *testing.T) {
 	if err := echoes(conn, "open"); err != nil {
 		t.Fatal(err)
 	}
-	p.n.eventually("the commands run", func() error { return p.runs("sleep 4244", 2) })
+	p.n.eventually("the commands run", func() error { return p.runs("sleep 4244", 3) })
 	p.down(p.sandbox, p.main)
 	go func() {
 		_, err := conn.Read(make([]byte, 1))

@@ -13,7 +13,7 @@ out=${1:?usage: build-vm.sh OUT}
 here=$(cd "$(dirname "$0")" && pwd)
 sources=/etc/apt/sources.list.d/debian.sources
 [ -e "$sources" ] || sources=/etc/apt/sources.list
-packages=apparmor,busybox-static,conntrack,criu,dbus,e2fsprogs,iproute2,iptables,kmod,libseccomp2,nftables,procps,systemd-sysv
+packages=apparmor,busybox-static,conntrack,criu,crun,dbus,e2fsprogs,iproute2,iptables,kmod,libseccomp2,nftables,procps,runc,systemd-sysv
 # shellcheck source=/dev/null
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
 
