@@ -188,6 +188,7 @@ func TestNamesWhilePodsChange(t *testing.T) {
 	n.apply(web + "---\napiVersion: v1\nkind: Service\nmetadata: {name: all}\nspec: {clusterIP: None, selector: {app: web}}\n")
 	n.waitReady("app=web", 2)
 	var asked, lost atomic.Int32
+	slowest := map[string]time.Duration{} // by protocol; read when all is asked
 	stale := 0
 	gone := &departures{at: map[string]time.Time{}, suspect: map[string]string{}}
 	n.eventually("the names are known", func() error {
@@ -208,6 +209,11 @@ func TestNamesWhilePodsChange(t *testing.T) {
 				server := []string{"10.96.0.10:53", "[fd96::a]:53"}[i/2%2]
 				c := dns.Client{Net: []string{"udp", "tcp"}[i/4%8/7], Timeout: 5 * time.Second} // a resolver's
 				m, err := dialed(&c, server, new(dns.Msg).SetQuestion(name, dns.TypeA))
+				took := time.Since(began)
+				slowest[c.Net] = max(slowest[c.Net], took)
+				if took > time.Second {
+					t.Logf("question %d, %s of %s over %s, took %s", i, name, server, c.Net, took)
+				}
 				if asked.Add(1); err != nil || m.Rcode != dns.RcodeSuccess || len(m.Answer) == 0 {
 					lost.Add(1)
 					t.Logf("question %d, %s of %s over %s: %v, %v", i, name, server, c.Net, m, err)
@@ -236,7 +242,7 @@ func TestNamesWhilePodsChange(t *testing.T) {
 		default:
 		}
 	}
-	t.Logf("%d questions, %d lost, %d answers with pods that have gone, while %d pods came and went", asked.Load(), lost.Load(), stale, 6*changes)
+	t.Logf("%d questions, %d lost, %d answers with pods that have gone, while %d pods came and went; slowest %v", asked.Load(), lost.Load(), stale, 6*changes, slowest)
 	if lost.Load() > 0 || stale > 0 || changes < 3 {
 		t.Error("answers were lost or old, or too little has changed")
 	}

@@ -23,8 +23,8 @@ import (
 	"github.com/pausa-run/pausa/integration/host"
 )
 
-// Flannel between two hosts, over both families: pods see each other's own
-// addresses, by its tunnel and by its routes.
+// Flannel between three hosts, over both families: pods see each other's own
+// addresses, by its tunnel and by its routes, also through a Service.
 func TestFlannel(t *testing.T) {
 	flanneld := filepath.Join(binaries(t), "tools", "flanneld")
 	if _, err := os.Stat(flanneld); err != nil {
@@ -39,8 +39,8 @@ func TestFlannel(t *testing.T) {
 }
 
 func testFlannel(t *testing.T, flanneld, backend string) {
-	nodes := []*node{newHost(t, "one"), newHost(t, "two")}
-	if err := host.Segment(1, nodes[0].Host, nodes[1].Host); err != nil {
+	nodes := []*node{newHost(t, "one"), newHost(t, "two"), newHost(t, "three")}
+	if err := host.Segment(1, nodes[0].Host, nodes[1].Host, nodes[2].Host); err != nil {
 		t.Fatal(err)
 	}
 	const etcd = "http://10.253.1.1:2379"
@@ -79,15 +79,26 @@ func testFlannel(t *testing.T, flanneld, backend string) {
 		at.serve(t, n.Name, 8080)
 		places, addrs = append(places, at), append(addrs, n.addrsOf(n.Name))
 	}
+	ends := map[string][]netip.Addr{}
 	for i, from := range places {
-		to := nodes[1-i]
-		for _, addr := range addrs[1-i] { // Flannel tells the hosts of each other in its own time
-			to.eventually("there is a way to "+to.Name, func() error {
-				_, err := from.ask("tcp", netip.AddrPortFrom(addr, 8080).String())
-				return err
-			})
+		ends[nodes[i].Name] = addrs[i]
+		for j, to := range nodes {
+			if i == j {
+				continue
+			}
+			for _, addr := range addrs[j] { // Flannel tells the hosts of each other in its own time
+				to.eventually("there is a way to "+to.Name, func() error {
+					_, err := from.ask("tcp", netip.AddrPortFrom(addr, 8080).String())
+					return err
+				})
+			}
+			to.reaches(backend+", from "+nodes[i].Name, from, to.Name, addrs[j])
 		}
-		to.reaches(backend+", from "+nodes[i].Name, from, to.Name, addrs[1-i])
+	}
+	one := nodes[0]
+	for _, ip := range one.leadTo("far", map[string][]netip.Addr{"two": ends["two"], "three": ends["three"]}) {
+		to := netip.AddrPortFrom(netip.MustParseAddr(ip), 80)
+		one.reachAll(backend+", a Service with endpoints on other hosts", places[0], to, netip.Addr{}, "two", "three")
 	}
 	for _, n := range nodes {
 		n.ok("delete", "--all", "-A")

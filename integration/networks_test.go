@@ -48,12 +48,12 @@ func (n *node) reaches(what string, from place, name string, to []netip.Addr) {
 	}
 }
 
-// Three hosts with a daemon each reach each other's pods by routes, without NAT;
-// a route that somebody deletes comes back.
-func TestRoutesAcrossHosts(t *testing.T) {
-	var nodes []*node
+// routedHosts are hosts with a daemon each, on one network, that know the ways to each
+// other's pods: those of host I have addresses of 10.(50+I).0.0/16 and fd(50+I)::/64.
+func routedHosts(t *testing.T, names ...string) (nodes []*node) {
+	t.Helper()
 	var hosts []*host.Host
-	for _, name := range []string{"one", "two", "three"} {
+	for _, name := range names {
 		n := newHost(t, name)
 		nodes, hosts = append(nodes, n), append(hosts, n.Host)
 	}
@@ -73,6 +73,15 @@ func TestRoutesAcrossHosts(t *testing.T) {
 		}
 		n.importBusybox()
 		n.baseline()
+	}
+	return nodes
+}
+
+// Three hosts with a daemon each reach each other's pods by routes, without NAT;
+// a route that somebody deletes comes back.
+func TestRoutesAcrossHosts(t *testing.T) {
+	nodes := routedHosts(t, "one", "two", "three")
+	for _, n := range nodes {
 		n.apply(podOn(n.Name, "{}"))
 	}
 	var places []place

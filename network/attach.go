@@ -86,6 +86,7 @@ func (m *Manager) tryAdd(ctx context.Context, a *attempt, list *libcni.NetworkCo
 	if a.Result, err = convert(raw, list.Name, ns); err != nil {
 		return err
 	}
+	m.addRanges(a.Result.Ranges)
 	return m.saveAttempt(a)
 }
 

@@ -57,6 +57,9 @@ type Manager struct {
 	locks    map[string]*idLock
 	pinned   map[string]time.Time // by this process
 
+	rangesMu sync.Mutex // guards ranges; held while its follower is told
+	ranges   ranges
+
 	mountMu   sync.Mutex   // held while RunDir/netns is mounted
 	attaching sync.RWMutex // read-held by Attach: a plugin's GC must know every attachment
 }
@@ -121,6 +124,7 @@ func (m *Manager) open() error {
 		return errors.Join(err, m.plugin.Close(), m.exec.close())
 	}
 	m.cni = libcni.NewCNIConfigWithCacheDir(m.opts.BinDirs, m.path("cni"), m.exec)
+	m.openRanges()
 	return nil
 }
 
@@ -169,8 +173,9 @@ func (m *Manager) SetPodCIDRs(cidrs []netip.Prefix) error {
 		return fmt.Errorf("set pod ranges: %w", err)
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.cidrs = cidrs
+	m.mu.Unlock()
+	m.addRanges(cidrs)
 	return nil
 }
 

@@ -57,5 +57,7 @@ type Result struct {
 	MAC       string       `json:"mac,omitempty"`
 	IPs       []netip.Addr `json:"ips"` // the pod's own addresses, IPv4 first
 	NetNS     string       `json:"netns"`
-	DNS       *DNS         `json:"dns,omitempty"` // what the network's plugins say; nil: nothing
+	// Ranges of the addresses, as another CNI plugin says, if they lie behind this host.
+	Ranges []netip.Prefix `json:"ranges,omitempty"`
+	DNS    *DNS           `json:"dns,omitempty"` // what the network's plugins say; nil: nothing
 }

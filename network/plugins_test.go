@@ -5,11 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 
 	"github.com/pausa-run/pausa/network/bridge/hosttest"
 )
@@ -234,7 +239,15 @@ func TestSetPodCIDRs(t *testing.T) {
 	var opts Options
 	m := newManager(t, h, func(o *Options) { opts = *o })
 	old, oldResult := newPod(t, m, "aaaa")
+	var known []netip.Prefix
+	m.FollowRanges(func(all []netip.Prefix) { known = all })
+	if !slices.Equal(known, opts.PodCIDRs) {
+		t.Errorf("ranges are %v, want %v", known, opts.PodCIDRs)
+	}
 	must0(t, m.SetPodCIDRs(must(prefixes("10.20.0.0/24"))))
+	if want := append(slices.Clone(opts.PodCIDRs), netip.MustParsePrefix("10.20.0.0/24")); !slices.Equal(known, want) {
+		t.Errorf("ranges are %v, want %v", known, want)
+	}
 	if err := m.SetPodCIDRs(must(prefixes("10.20.0.0/24", "10.20.0.128/25"))); err == nil {
 		t.Error("ranges that overlap are accepted")
 	}
@@ -245,7 +258,54 @@ func TestSetPodCIDRs(t *testing.T) {
 	}
 	old.Serve("old", "tcp", ap("[::]:80"))
 	wantCall(t, young, "tcp", ap(oldResult.IPs[0].String()+":80"), "old 10.20.0.2")
-	detach(t, m2, "aaaa")
-	detach(t, m2, "bbbb")
-	wantNothing(t, h, m2)
+	must0(t, m2.SetPodCIDRs(must(prefixes("10.30.0.0/24"))))
+	m3 := openManager(t, h, opts) // pods of the range before are there still
+	m3.FollowRanges(func(all []netip.Prefix) { known = all })
+	if want := append(slices.Clone(opts.PodCIDRs), must(prefixes("10.30.0.0/24", "10.20.0.0/24"))...); !slices.Equal(known, want) {
+		t.Errorf("ranges are %v, want %v", known, want)
+	}
+	detach(t, m3, "aaaa")
+	detach(t, m3, "bbbb")
+	wantNothing(t, h, m3)
+}
+
+// What another plugin says of a pod's addresses tells which ranges lie behind this host.
+func TestRangesOfOtherPlugins(t *testing.T) {
+	h := hosttest.New(t)
+	change, _, _ := fakeNetwork(t, "1.0.0", fakeConf{Type: "fake"})
+	m := newManager(t, h, change, func(o *Options) { o.PodCIDRs = must(prefixes("10.9.0.0/24")) })
+	var known []netip.Prefix
+	m.FollowRanges(func(all []netip.Prefix) { known = all })
+	newPod(t, m, "aaaa")
+	if want := must(prefixes("10.9.0.0/24", "fd01::/64", "10.1.2.0/24")); !slices.Equal(known, want) {
+		t.Errorf("ranges are %v, want %v", known, want)
+	}
+	detach(t, m, "aaaa")
+}
+
+func TestRangesBehind(t *testing.T) {
+	ip := func(addr string) *types100.IPConfig {
+		a, n, err := net.ParseCIDR(addr)
+		must0(t, err)
+		n.IP = a
+		return &types100.IPConfig{Address: *n}
+	}
+	here, pod := &types100.Interface{Name: "cni0"}, &types100.Interface{Name: "eth0", Sandbox: "x"}
+	for _, c := range []struct {
+		what   string
+		ifaces []*types100.Interface
+		ip     string
+		want   string
+	}{
+		{"a bridge", []*types100.Interface{here, pod}, "10.1.2.3/24", "[10.1.2.0/24]"},
+		{"macvlan", []*types100.Interface{pod}, "10.1.2.3/24", "[]"},
+		{"an address alone", []*types100.Interface{here, pod}, "10.1.2.3/32", "[]"},
+		{"an old version", nil, "10.1.2.3/24", "[]"},
+		{"another's address", []*types100.Interface{here, pod}, "10.1.2.4/24", "[]"},
+	} {
+		r := &types100.Result{Interfaces: c.ifaces, IPs: []*types100.IPConfig{ip(c.ip), nil}}
+		if got := fmt.Sprint(rangesBehind(r, []netip.Addr{netip.MustParseAddr("10.1.2.3")})); got != c.want {
+			t.Errorf("%s: %s, want %s", c.what, got, c.want)
+		}
+	}
 }

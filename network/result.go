@@ -47,6 +47,7 @@ func convert(raw types.Result, network, netns string) (*Result, error) {
 	if len(out.IPs) == 0 {
 		return nil, errors.New("the plugins gave the pod no address; check the ipam section of the network's configuration")
 	}
+	out.Ranges = rangesBehind(r, out.IPs)
 	// By family and not by position: Cilium lists IPv6 first.
 	slices.SortStableFunc(out.IPs, func(a, b netip.Addr) int { return a.BitLen() - b.BitLen() })
 	return out, nil

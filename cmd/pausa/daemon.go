@@ -94,6 +94,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		down.add(names.Close)
 	}
 	depositDNS(ctx, keeper, names, log)
+	followRanges(net, services, names, c.ServiceCIDRs, log)
 	handlers, err := runtimeHandlers(c)
 	if err != nil {
 		return err

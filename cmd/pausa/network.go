@@ -11,6 +11,7 @@ import (
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
 )
 
@@ -36,6 +37,19 @@ func allPodCIDRs(c *config.Config) []netip.Prefix {
 		all = append(all, n.CIDRs...)
 	}
 	return all
+}
+
+// followRanges tells Services and DNS which addresses are those of this host's pods:
+// also those that a kubelet names or another CNI plugin gives.
+func followRanges(net *network.Manager, services *service.Table, names *dns.Server, serviceCIDRs []netip.Prefix, log *slog.Logger) {
+	net.FollowRanges(func(ranges []netip.Prefix) {
+		if err := services.SetPodCIDRs(ranges); err != nil {
+			log.Error("tell Services of the pods' ranges", "error", err)
+		}
+		if names != nil {
+			names.SetRanges(slices.Concat(ranges, serviceCIDRs))
+		}
+	})
 }
 
 // The network is looked at for damage so often, and written again without a

@@ -46,7 +46,9 @@ func world() Records {
 }
 
 func newHandler(r Records) *handler {
-	h := &handler{domain: "cluster.local.", ranges: ranges(), log: slog.New(slog.DiscardHandler), forward: newForwarder(slog.New(slog.DiscardHandler))}
+	h := &handler{domain: "cluster.local.", log: slog.New(slog.DiscardHandler), forward: newForwarder(slog.New(slog.DiscardHandler))}
+	of := ranges()
+	h.ranges.Store(&of)
 	h.now.Store(build(h.domain, 1, &r))
 	return h
 }

@@ -19,7 +19,7 @@ const udpSize = 1232
 // handler answers one question at a time, of any number of clients.
 type handler struct {
 	domain  string
-	ranges  []netip.Prefix // of pods and Services: names of these addresses are ours
+	ranges  atomic.Pointer[[]netip.Prefix] // of pods and Services: names of these addresses are ours
 	log     *slog.Logger
 	now     atomic.Pointer[snapshot]
 	turn    atomic.Uint32
@@ -99,7 +99,7 @@ func (h *handler) serves(a netip.Addr) bool {
 func transfer(t uint16) bool { return t == dns.TypeAXFR || t == dns.TypeIXFR }
 
 func (h *handler) ours(a netip.Addr) bool {
-	return slices.ContainsFunc(h.ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+	return slices.ContainsFunc(*h.ranges.Load(), func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
 func (h *handler) question(reply, req *dns.Msg) {

@@ -29,6 +29,10 @@ const (
 	otherPort = 10053
 )
 
+// patience is how long a connection may be silent, at its beginning too: on a busy
+// machine a client may need seconds from its connect to its question.
+const patience = 10 * time.Second
+
 // streams are the TCP connections that an address has at once.
 const streams = 256
 
@@ -81,7 +85,8 @@ func Listen(opts Options) (*Server, error) {
 	if len(opts.Addrs) == 0 {
 		return nil, errors.New("serve DNS: no address to listen on")
 	}
-	s := &Server{opts: opts, handler: &handler{domain: domain, ranges: opts.Ranges, log: opts.Log, forward: newForwarder(opts.Log)}, known: make(chan struct{})}
+	s := &Server{opts: opts, handler: &handler{domain: domain, log: opts.Log, forward: newForwarder(opts.Log)}, known: make(chan struct{})}
+	s.SetRanges(opts.Ranges)
 	s.follower = &follower{path: opts.ResolvConf, own: s.own, set: func(servers []netip.AddrPort) {
 		s.handler.forward.setServers(servers)
 		s.handler.forward.checkLoops(context.Background())
@@ -107,6 +112,12 @@ func (s *Server) Set(r Records) {
 	if s.serial == 1 {
 		close(s.known)
 	}
+}
+
+// SetRanges changes Options.Ranges.
+func (s *Server) SetRanges(all []netip.Prefix) {
+	all = slices.Clone(all)
+	s.handler.ranges.Store(&all)
 }
 
 // Serve answers until ctx ends, and closes the sockets. Until the first Set,
@@ -264,7 +275,7 @@ func (s *Server) adopt(protocol string, f *os.File, port uint16) bool {
 
 // add makes a server of a socket: conn is that of UDP, listener that of TCP.
 func (s *Server) add(protocol string, conn net.PacketConn, listener net.Listener) error {
-	server := &dns.Server{Handler: s.handler, UDPSize: udpSize, MaxTCPQueries: -1, IdleTimeout: func() time.Duration { return 10 * time.Second }}
+	server := &dns.Server{Handler: s.handler, UDPSize: udpSize, MaxTCPQueries: -1, ReadTimeout: patience, IdleTimeout: func() time.Duration { return patience }}
 	var socket any = conn
 	var at net.Addr
 	if conn != nil {

@@ -312,6 +312,16 @@ func exchange(s *Server, protocol, name string, size uint16) (*dns.Msg, error) {
 	return got, err
 }
 
+// A client that is slow between its connect and its question is waited for.
+func TestSlowClient(t *testing.T) {
+	s := serve(t, nil)
+	for _, server := range s.servers {
+		if server.ReadTimeout != patience || server.IdleTimeout() != patience {
+			t.Errorf("timeouts are %s and %s, want %s", server.ReadTimeout, server.IdleTimeout(), patience)
+		}
+	}
+}
+
 func TestSizes(t *testing.T) {
 	s := serve(t, nil)
 	r := world()

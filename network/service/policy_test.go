@@ -103,6 +103,31 @@ func TestOutsideGetsItsOwnEndpoints(t *testing.T) {
 	}
 }
 
+// TestPodsOfAnotherRangeKeepTheirAddresses once the table knows of it.
+func TestPodsOfAnotherRangeKeepTheirAddresses(t *testing.T) {
+	tab, fake, _ := newFakeTable(t, Options{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}})
+	mustSync(t, tab, balanced())
+	masqueraded := func(from string) bool {
+		p := packet(tcp, from, "172.16.0.9:8080")
+		p.CtStatus = nft.CtDNAT
+		return walk(t, fake, nft.Postrouting, p).Masquerade
+	}
+	if !masqueraded("10.2.0.5:1") {
+		t.Error("a client outside keeps its address")
+	}
+	for range 2 {
+		if err := tab.SetPodCIDRs([]netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("10.2.0.0/24")}); err != nil {
+			t.Fatal(err)
+		}
+		if masqueraded("10.2.0.5:1") || masqueraded("10.1.0.5:1") || !masqueraded("192.168.0.2:1") {
+			t.Error("want the pods' addresses kept, and no others")
+		}
+		if err := tab.Resync(t.Context()); err != nil { // the second time from what is known
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestDrainingEndpointsKeepTheirFlows until they are gone.
 func TestDrainingEndpointsKeepTheirFlows(t *testing.T) {
 	tab, _, k := newFakeTable(t, Options{})

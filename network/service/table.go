@@ -132,6 +132,27 @@ func (t *Table) static(tx *nft.Tx) {
 	}
 }
 
+// SetPodCIDRs changes the ranges of this host's pods.
+func (t *Table) SetPodCIDRs(cidrs []netip.Prefix) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slices.Equal(cidrs, t.opts.PodCIDRs) {
+		return nil
+	}
+	t.opts.PodCIDRs = slices.Clone(cidrs)
+	tx := nft.NewTx()
+	chains, rules := staticChains(t.opts.ServiceCIDRs, t.opts.PodCIDRs)
+	for _, c := range chains {
+		if c.Name == chainPostrouting {
+			tx.SetRules(c, rules[c.Name]...)
+		}
+	}
+	if err := t.rules.Commit(tx); err != nil {
+		return fmt.Errorf("write the ranges of pods: %w", err)
+	}
+	return nil
+}
+
 // Sync makes the kernel hold exactly the desired Services. It works out the
 // difference to what was written last and commits that as one transaction, after
 // one that makes new chains if there are any, so its cost grows with the change. With an error every Service that is not named

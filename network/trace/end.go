@@ -1,11 +1,17 @@
 package trace
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"sync"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,7 +20,7 @@ func (w *walk) end(to netip.AddrPort) {
 	place, isPod := w.PodOf(to.Addr())
 	if !isPod {
 		if !w.isLocal(to.Addr()) {
-			w.add("end", OK, to.String()+" is outside of this host: what is there is not seen here", "")
+			w.endOutside(to)
 			return
 		}
 		place = Place{}
@@ -28,6 +34,53 @@ func (w *walk) end(to netip.AddrPort) {
 	if err != nil {
 		w.add("end", Stop, fmt.Sprintf("the network of %s cannot be entered: %v", place, err), "delete the pod and let it be made again")
 	}
+}
+
+// endOutside is for what is on another host: whether it answers is all that is seen.
+func (w *walk) endOutside(to netip.AddrPort) {
+	err, asked := w.outside[to]
+	switch {
+	case !asked:
+		w.add("end", OK, to.String()+" is outside of this host: what is there is not seen here", "")
+	case err != nil:
+		w.add("end", Stop, fmt.Sprintf("%s, on another host, does not answer: %v", to, err), "look at that host, and the way to it")
+	default:
+		w.add("end", OK, to.String()+", on another host, answers", "")
+	}
+}
+
+// askOutside connects to each endpoint of a Service that is on another host, as the
+// Service would: who tries one connection sees one of them.
+func (w *walk) askOutside(ctx context.Context, ends []netip.AddrPort) {
+	if w.Protocol != "TCP" { // silence says nothing
+		return
+	}
+	w.outside = map[netip.AddrPort]error{}
+	var mu sync.Mutex // guards outside
+	var work errgroup.Group
+	work.SetLimit(16)
+	for _, e := range ends {
+		if _, isPod := w.PodOf(e.Addr()); isPod || e == w.To || w.isLocal(e.Addr()) {
+			continue
+		}
+		one := *w
+		one.To = e
+		work.Go(func() error {
+			_, _, err := one.dial(ctx)
+			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+				err = fmt.Errorf("nothing came within %s", w.Timeout)
+			}
+			var no syscall.Errno
+			if errors.As(err, &no) {
+				err = no
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			w.outside[e] = err
+			return nil
+		})
+	}
+	_ = work.Wait() // all return nil
 }
 
 func (w *walk) endLink(h *netlink.Handle, place Place) bool {

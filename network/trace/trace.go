@@ -68,6 +68,8 @@ type walk struct {
 	steps []Step
 	link  string // the host's end of the pod's link, "" from the host
 	src   netip.Addr
+	// outside is what endpoints on other hosts answered; nil: they were not asked.
+	outside map[netip.AddrPort]error
 }
 
 func (w *walk) add(name, verdict, what, cure string) {
@@ -95,6 +97,7 @@ func Run(ctx context.Context, r Request) (steps []Step, through bool, err error)
 		}
 	}
 	if !w.stopped() {
+		w.askOutside(ctx, ends)
 		w.reach(ends)
 	}
 	w.tracked(ends)
