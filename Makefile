@@ -105,8 +105,8 @@ vm: deps build ## integration tests in a VM with cgroup v2 and AppArmor; RUN=reg
 	@RUN='$(RUN)' hack/vm-test.sh tests
 
 .PHONY: vm-critest
-vm-critest: deps build ## the whole Kubernetes CRI suite in that VM, some minutes; RUN=regexp for some of it
-	@RUN='$(RUN)' hack/vm-test.sh critest
+vm-critest: deps build ## the whole Kubernetes CRI suite in that VM, some minutes; RUN=regexp for some of it, RUNTIME=/usr/bin/crun
+	@RUN='$(RUN)' RUNTIME='$(RUNTIME)' hack/vm-test.sh critest
 
 .PHONY: vm-systemd
 vm-systemd: deps build ## the systemd cgroup driver and a reboot, in a VM with systemd, on cgroup v2 and hybrid

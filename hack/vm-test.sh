@@ -4,7 +4,8 @@
 #
 #   tests    integration tests, the keeper's tests of control groups and checkpoints, and a
 #            few AppArmor specs of the Kubernetes CRI suite
-#   critest  the whole suite, and a checkpoint over the socket; the output is in bin/critest-vm.log
+#   critest  the whole suite, and a checkpoint over the socket; the output is in bin/critest-vm.log;
+#            RUNTIME=/usr/bin/crun has the VM's crun make the containers, /usr/sbin/runc its runc
 #   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
 #            v2 and then with v1 and v2 side by side
 #   networks the CNI reference plugins that need kernel modules
@@ -41,7 +42,7 @@ add_critest() {
   "$job/critrun" -build-images "$job/images"
   mkdir "$job/sudo" # which the suite calls
   printf '#!/bin/bash\nexec "$@"\n' >"$job/sudo/sudo"
-  printf '#!/bin/bash\ncd /root && TMPDIR=/root PATH=$PATH:/job/sudo exec /job/critrun -bin /job/bin -images /job/images -log /root/critest.log -focus "$1"\n' >"$job/critest"
+  printf '#!/bin/bash\ncd /root && TMPDIR=/root PATH=$PATH:/job/sudo exec /job/critrun -bin /job/bin -images /job/images -log /root/critest.log -runtime "%s" -focus "$1"\n' "${RUNTIME:-}" >"$job/critest"
   chmod 0755 "$job/sudo/sudo" "$job/critest"
 }
 
@@ -66,7 +67,7 @@ case $what in
     add_tests
     add_critest
     status=0
-    vm 3000 -m 3072 -- "{ [ '${RUN:-}' ] || /job/tests '^TestCheckpoint$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
+    vm 3000 -m 3072 -- "{ [ '${RUN:-}${RUNTIME:-}' ] || /job/tests '^TestCheckpoint$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
     sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
     exit $status
     ;;

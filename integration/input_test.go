@@ -25,7 +25,7 @@ func TestBadManifests(t *testing.T) {
 		{"unknown kind", "apiVersion: v1\nkind: Pood\nmetadata: {name: x}\n", []string{"Pood", "Pod"}},
 		{"unknown field", strings.Replace(good, "image:", "imagee:", 1), []string{"imagee", "image"}},
 		{"wrong type", strings.Replace(good, "terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: soon", 1), []string{"terminationGracePeriodSeconds"}},
-		{"not supported yet", strings.Replace(good, "spec:", "spec:\n  priorityClassName: high", 1), []string{"priorityClassName", "support"}},
+		{"not supported", strings.Replace(good, "spec:", "spec:\n  readinessGates: [{conditionType: a.b/c}]", 1), []string{"readinessGates", "support", "readinessProbe"}},
 		{"no name", strings.Replace(good, "name: good,", "", 1), []string{"name"}},
 		{"bad name", strings.Replace(good, "name: good,", "name: ../good,", 1), []string{"../good"}},
 		{"no containers", "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: []}\n", []string{"containers"}},

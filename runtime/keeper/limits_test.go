@@ -4,6 +4,7 @@ package keeper_test
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -27,10 +28,20 @@ func limitFiles(group string) map[string]string {
 	}
 }
 
+// aDisk is the number of a disk whose traffic can be limited, "" if there is none.
+func aDisk() string {
+	found, _ := filepath.Glob("/sys/block/[vs]d?/dev")
+	if len(found) == 0 {
+		return ""
+	}
+	raw, _ := os.ReadFile(found[0])
+	return strings.TrimSpace(string(raw))
+}
+
 // TestLimits compares what was asked for with the kernel's word, at the start and after a change.
 func TestLimits(t *testing.T) {
 	h := newHost(t)
-	unified := exists("/sys/fs/cgroup/cgroup.controllers")
+	unified, disk := exists("/sys/fs/cgroup/cgroup.controllers"), aDisk()
 	id := h.container(h.pod(), []string{"sleep", "1000"}, func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) {
 		c.Resources = runtime.Resources{
 			MemoryLimit: 64 << 20, PidsLimit: 77, CPUQuota: 25000, CPUPeriod: 50000, CPUShares: 512, CpusetCpus: "0",
@@ -43,10 +54,16 @@ func TestLimits(t *testing.T) {
 		}
 		if unified {
 			c.Resources.Unified = map[string]string{"memory.oom.group": "1", "memory.high": "50331648"}
+			if disk != "" {
+				c.Resources.Unified["io.max"] = disk + " rbps=1048576 wiops=120"
+			}
 		}
 	})
 	h.start(id)
 	files := limitFiles(cgroupParent + "/" + id)
+	if unified && disk != "" {
+		files["/sys/fs/cgroup"+cgroupParent+"/"+id+"/io.max"] = disk + " rbps=1048576 wbps=max riops=max wiops=120"
+	}
 	check := func() {
 		t.Helper()
 		for file, want := range files {
