@@ -221,7 +221,10 @@ func (m *Manager) stopLocked(ctx context.Context, p *sandbox) error {
 	if wasReady {
 		m.events.send(Event{Type: EventStopped, PodID: id})
 	}
-	return m.savePod(p)
+	if err := m.savePod(p); err != nil { // on a full disk: it is stopped all the same, as the next daemon will see
+		m.log.Error("record that a pod is stopped", "pod", id, "error", err)
+	}
+	return nil
 }
 
 // killContainers ends every container of the pod, all at once.

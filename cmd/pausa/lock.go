@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,9 @@ func lockFolder(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder %s: %w", dir, err)
 	}
+	if err := checkOwn(dir); err != nil {
+		return nil, err
+	}
 	if err := os.Chmod(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("close folder %s to others: %w", dir, err)
 	}
@@ -33,13 +37,39 @@ func lockFolder(dir string) (*os.File, error) {
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, errors.Join(heldError(dir, path), f.Close())
 	}
-	if err == nil {
-		err = errors.Join(f.Truncate(0), writeAt(f, strconv.Itoa(os.Getpid())+"\n"))
-	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
 	}
+	// The pid is there to be read by people: a full disk is no reason not to start.
+	pid := strconv.Itoa(os.Getpid()) + "\n"
+	if _, err := f.WriteAt([]byte(pid), 0); err == nil {
+		_ = f.Truncate(int64(len(pid)))
+	}
 	return f, nil
+}
+
+// checkOwn keeps the daemon from closing a folder to others that is not its own, as /srv or /tmp.
+func checkOwn(dir string) error {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("look at folder %s: %w", dir, err)
+	}
+	if st.Mode().Perm()&0o007 == 0 {
+		return nil
+	}
+	if _, err := os.Lstat(filepath.Join(dir, lockName)); err == nil {
+		return nil
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look at folder %s: %w", dir, err)
+	}
+	for _, e := range list {
+		if !slices.Contains([]string{"lost+found", "images", "logs", "objects", "pods"}, e.Name()) { // a disk of its own may be mounted there
+			return fmt.Errorf("folder %s has files already (%s) and is open to other users: use an empty or new one, as %s/pausa, or close it with chmod 700", dir, e.Name(), strings.TrimSuffix(dir, "/"))
+		}
+	}
+	return nil
 }
 
 // dyingLimit bounds the wait for a killed daemon to end: its last threads may
@@ -80,11 +110,6 @@ func dying(path string) bool {
 		}
 	}
 	return false
-}
-
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
-	return err
 }
 
 func heldError(dir, path string) error {

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestLockWaitsForTheDying(t *testing.T) {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeAt(held, strconv.Itoa(zombie(t))); err != nil {
+	if _, err := held.WriteString(strconv.Itoa(zombie(t))); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
@@ -71,4 +72,44 @@ func zombie(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return cmd.Process.Pid
+}
+
+// A folder that is not the daemon's own is not closed to others.
+func TestFoldersOfOthers(t *testing.T) {
+	for name, c := range map[string]struct {
+		entry string
+		mode  os.FileMode
+		taken bool
+	}{
+		"empty":        {"", 0o755, true},
+		"a disk's":     {"lost+found", 0o755, true},
+		"closed":       {"file", 0o700, true},
+		"the daemon's": {lockName, 0o711, true},
+		"of others":    {"file", 0o755, false},
+		"of all":       {"file", 0o1777, false},
+	} {
+		dir := t.TempDir()
+		if c.entry != "" {
+			if err := os.WriteFile(filepath.Join(dir, c.entry), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Chmod(dir, c.mode); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := lockFolder(dir)
+		st, statErr := os.Stat(dir)
+		if statErr != nil {
+			t.Fatal(statErr)
+		}
+		if c.taken {
+			if err != nil || st.Mode().Perm() != 0o700 {
+				t.Errorf("%s: %v, mode %o", name, err, st.Mode().Perm())
+				continue
+			}
+			lock.Close()
+		} else if err == nil || !strings.Contains(err.Error(), dir+"/pausa") || st.Mode().Perm() != c.mode.Perm() {
+			t.Errorf("%s: %v, mode %o", name, err, st.Mode().Perm())
+		}
+	}
 }

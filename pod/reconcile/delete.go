@@ -118,7 +118,7 @@ func (e *Engine) mark(o manifest.Object, grace *int64) error {
 		return err
 	}
 	changed := false
-	err := e.objects.update(o, func(c manifest.Object) bool {
+	err := e.objects.updateAnyway(o, func(c manifest.Object) bool {
 		changed = setDeletion(c, grace, e.clock.Now())
 		return changed
 	})

@@ -342,6 +342,25 @@ func TestNamespace(t *testing.T) {
 }
 
 // Files that a crash, a disk or a hand has spoilt are set aside; the rest is there.
+// A bad file that cannot even be moved, as on a full disk, does not keep the daemon from starting.
+func TestStoreCorruptionWithoutRoom(t *testing.T) {
+	w := newWorld(t)
+	w.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: good}}")
+	w.stop()
+	bad := filepath.Join(w.state, "objects/ConfigMap/default/half.json")
+	// What is in the way of the folder "bad" stands for what keeps it from being made.
+	if err := errors.Join(os.WriteFile(bad, []byte("{"), 0o600), os.WriteFile(filepath.Join(w.state, "objects/bad"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	if list, err := w.e.Get(manifest.KindConfigMap, "", "", nil); err != nil || len(list) != 1 {
+		t.Errorf("%v, %v", list, err)
+	}
+	if _, err := os.Stat(bad); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStoreCorruption(t *testing.T) {
 	w := newWorld(t)
 	w.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: a}, data: {k: v}}\n---\n{apiVersion: v1, kind: ConfigMap, metadata: {name: good}}\n")

@@ -51,7 +51,7 @@ func openStore(stateDir string, log *slog.Logger) (*store, error) {
 				return os.Remove(path)
 			}
 			if err := s.load(path); err != nil {
-				return s.setAside(path, err)
+				s.setAside(path, err)
 			}
 			return nil
 		})
@@ -99,29 +99,21 @@ func (s *store) load(path string) error {
 	return nil
 }
 
-// setAside keeps a bad file for people and out of the way.
-func (s *store) setAside(path string, cause error) error {
-	rel, err := filepath.Rel(s.dir, path)
-	if err != nil {
-		return err
-	}
+// setAside keeps a bad file for people and out of the way, or, on a full disk, where it is.
+func (s *store) setAside(path string, cause error) {
 	dir := filepath.Join(s.dir, "bad")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	base := strings.ReplaceAll(rel, string(filepath.Separator), "_")
+	base := strings.ReplaceAll(strings.TrimPrefix(path, s.dir+string(filepath.Separator)), string(filepath.Separator), "_")
 	to := filepath.Join(dir, base)
 	for i := 1; ; i++ {
-		if _, err := os.Lstat(to); errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(to); err != nil {
 			break
 		}
 		to = filepath.Join(dir, base+"."+strconv.Itoa(i))
 	}
-	if err := os.Rename(path, to); err != nil {
-		return fmt.Errorf("set %s aside: %w", path, err)
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.Rename(path, to)); err != nil {
+		cause, to = errors.Join(cause, err), path
 	}
 	s.log.Error("a stored object cannot be read and is set aside; apply it anew", "file", path, "now", to, "error", cause)
-	return nil
 }
 
 // path of an object's file. Names are DNS names, so they have no separators.
@@ -224,6 +216,31 @@ func (s *store) write(list []manifest.Object) (int, error) {
 // update changes a copy of the stored object and stores it, unless change says
 // no. Nothing happens if the object is gone or has another uid by now.
 func (s *store) update(o manifest.Object, change func(manifest.Object) bool) error {
+	return s.change(o, change, func(c manifest.Object) error {
+		_, err := s.write([]manifest.Object{c})
+		return err
+	})
+}
+
+// updateAnyway is update, but on a full disk the change is in memory alone: it
+// is forgotten if the daemon ends before the object does. That is for the
+// deletions that give room back.
+func (s *store) updateAnyway(o manifest.Object, change func(manifest.Object) bool) error {
+	return s.change(o, change, func(c manifest.Object) error {
+		_, err := s.write([]manifest.Object{c})
+		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+			return err
+		}
+		s.log.Warn("there is no room to store a change; it is only remembered", "object", c.Ref().String(), "error", err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.keep(c)
+		s.tell()
+		return nil
+	})
+}
+
+func (s *store) change(o manifest.Object, change func(manifest.Object) bool, store func(manifest.Object) error) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	cur, ok := s.get(o.Ref())
@@ -234,8 +251,7 @@ func (s *store) update(o manifest.Object, change func(manifest.Object) bool) err
 	if !change(c) {
 		return nil
 	}
-	_, err := s.write([]manifest.Object{c})
-	return err
+	return store(c)
 }
 
 // makeDir is MkdirAll below the store that survives a power cut.
