@@ -182,9 +182,9 @@ func (s *Store) fetchFrom(ctx context.Context, resolver remotes.Resolver, j *pul
 	}
 	return func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		first := whole
-		if d.Size >= rangesFrom && s.ranges.TryAcquire(1) {
+		if d.Size >= s.ranging.from && s.ranges.TryAcquire(1) {
 			defer s.ranges.Release(1)
-			first = rangedFetcher{parts}
+			first = rangedFetcher{parts, s.ranging.part}
 		}
 		p := Progress{Ref: j.full, Digest: d.Digest.String(), Total: d.Size}
 		if err := s.bring(ctx, d, watched{first, s, p, j.tell}, watched{whole, s, p, j.tell}); err != nil {

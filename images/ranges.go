@@ -14,11 +14,17 @@ import (
 )
 
 const (
-	rangesFrom  = 16 << 20 // bytes of a blob that is worth several connections
-	partSize    = 1 << 20
 	partsAtOnce = 4 // of one blob
 	rangedBlobs = 1 // at once, of all pulls: for the memory
 )
+
+// ranging says which blobs come by several requests, in bytes.
+type ranging struct {
+	from int64 // the smallest such blob: one that is worth several connections
+	part int64 // of a request
+}
+
+func defaultRanging() ranging { return ranging{from: 16 << 20, part: 1 << 20} }
 
 // span is the part of a blob that the requests of a context are for.
 type span struct {
@@ -53,17 +59,21 @@ func (b bounded) RoundTrip(q *http.Request) (*http.Response, error) {
 
 // rangedFetcher fetches blobs by several requests at once, if the registry can.
 // Its fetcher must ask for a range also where that begins with the first byte.
-type rangedFetcher struct{ remotes.Fetcher }
+type rangedFetcher struct {
+	remotes.Fetcher
+	part int64 // bytes of a request
+}
 
 func (f rangedFetcher) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	return &rangedReader{fetcher: f.Fetcher, d: d, ctx: ctx, cancel: cancel}, nil
+	return &rangedReader{fetcher: f.Fetcher, size: f.part, d: d, ctx: ctx, cancel: cancel}, nil
 }
 
 // rangedReader reads a blob in order. Its first request shows whether the
 // registry knows ranges; then parts come ahead of what is read.
 type rangedReader struct {
 	fetcher remotes.Fetcher
+	size    int64 // of a part
 	d       ocispec.Descriptor
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -123,7 +133,7 @@ func (r *rangedReader) Read(p []byte) (n int, err error) {
 // begin does the first request and, unless it is answered with the whole blob, those for the rest.
 func (r *rangedReader) begin(p []byte) (int, error) {
 	r.begun = true
-	s := &span{from: r.at, to: min(r.at+partSize, r.d.Size)}
+	s := &span{from: r.at, to: min(r.at+r.size, r.d.Size)}
 	var err error
 	if r.first, err = r.open(s); err != nil {
 		return 0, err
@@ -149,11 +159,11 @@ func (r *rangedReader) begin(p []byte) (int, error) {
 
 func (r *rangedReader) fetchAhead(from int64) {
 	defer close(r.ahead)
-	for ; from < r.d.Size; from += partSize {
-		s := &span{from: from, to: min(from+partSize, r.d.Size)}
+	for ; from < r.d.Size; from += r.size {
+		s := &span{from: from, to: min(from+r.size, r.d.Size)}
 		select {
 		case buffer := <-r.free:
-			part := newPart(buffer, s.to-s.from)
+			part := newPart(buffer, s.to-s.from, r.size)
 			r.work.Go(func() { part.fill(func() (io.ReadCloser, error) { return r.open(s) }) })
 			r.ahead <- part
 		case <-r.ctx.Done():
@@ -199,9 +209,10 @@ type part struct {
 	err  error // why no more come; io.EOF when all are there
 }
 
-func newPart(buffer []byte, size int64) *part {
+// newPart is a part of size bytes, in the buffer of an earlier one if there is one; most is that of the largest.
+func newPart(buffer []byte, size, most int64) *part {
 	if buffer == nil {
-		buffer = make([]byte, partSize)
+		buffer = make([]byte, most)
 	}
 	p := &part{data: buffer[:size]}
 	p.more = sync.NewCond(&p.mu)

@@ -15,10 +15,17 @@ import (
 	"github.com/pausa-run/pausa/integration/mkimage/image"
 )
 
-// bigBlob makes a registry answer requests for its one large blob by serve, and
-// gives the reference of an image that has it.
-func bigBlob(t *testing.T, r *testRegistry, serve func(w http.ResponseWriter, q *http.Request, blob []byte)) string {
+// Small enough that the race detector need not watch many bytes.
+const (
+	rangesFrom = 1 << 20
+	partSize   = 64 << 10
+)
+
+// bigBlob makes a registry answer requests for its one blob that is large for s by serve,
+// and gives the reference of an image that has it.
+func bigBlob(t *testing.T, r *testRegistry, s *Store, serve func(w http.ResponseWriter, q *http.Request, blob []byte)) string {
 	t.Helper()
+	s.ranging = ranging{from: rangesFrom, part: partSize}
 	ref := r.push(t, "app:1", small("x", image.Filler(1, rangesFrom+4*partSize)))
 	inner := r.Config.Handler
 	var mu sync.Mutex
@@ -62,7 +69,7 @@ func TestLargeBlobsComeInParts(t *testing.T) {
 	var asked []string
 	var sent atomic.Int64
 	second := make(chan struct{})
-	ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, blob []byte) {
+	ref := bigBlob(t, r, s, func(w http.ResponseWriter, q *http.Request, blob []byte) {
 		mu.Lock()
 		asked = append(asked, q.Header.Get("Range"))
 		n := len(asked)
@@ -126,7 +133,7 @@ func TestRegistriesWithoutRanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), open(t, folders(t))
 			var n, sent atomic.Int64
-			ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, blob []byte) {
+			ref := bigBlob(t, r, s, func(w http.ResponseWriter, q *http.Request, blob []byte) {
 				n.Add(1)
 				refuse(counting{w, &sent}, q, blob)
 			})
@@ -154,7 +161,7 @@ func TestPartsThatFailAreTriedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), open(t, folders(t))
 			var n, sent atomic.Int64
-			ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, blob []byte) {
+			ref := bigBlob(t, r, s, func(w http.ResponseWriter, q *http.Request, blob []byte) {
 				if i := n.Add(1); i == 5 || i == 6 {
 					fail(w, q, blob)
 					return
@@ -188,7 +195,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 func TestWrongPartsAreNotBelieved(t *testing.T) {
 	r, s := newRegistry(t), open(t, folders(t))
 	var honest atomic.Bool
-	ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, blob []byte) {
+	ref := bigBlob(t, r, s, func(w http.ResponseWriter, q *http.Request, blob []byte) {
 		if !honest.Load() {
 			blob = bytes.Clone(blob)
 			blob[len(blob)-partSize-1] ^= 1
@@ -220,7 +227,7 @@ func TestPartsOverRedirects(t *testing.T) {
 		serveRange(w, q, b)
 	}))
 	t.Cleanup(other.Close)
-	ref := bigBlob(t, r, func(w http.ResponseWriter, q *http.Request, b []byte) {
+	ref := bigBlob(t, r, s, func(w http.ResponseWriter, q *http.Request, b []byte) {
 		mu.Lock()
 		blob = b
 		mu.Unlock()

@@ -77,7 +77,8 @@ type Store struct {
 	busy    *keyed              // by blob or layer: no two imports or pulls do one twice
 	unpacks *semaphore.Weighted // of all imports and pulls: layers that are unpacked at once
 	ranges  *semaphore.Weighted // of all pulls: blobs that come in parts at once
-	mounts  *keyed              // by container id
+	ranging ranging
+	mounts  *keyed // by container id
 	flights *flights
 	rootfs  rootfsFolder
 	spares  *spares
@@ -105,7 +106,7 @@ type Store struct {
 func Open(ctx context.Context, o Options) (*Store, error) {
 	s := &Store{
 		opts: o, log: o.Log, platform: anyPlatform{platforms.Default()},
-		busy: newKeyed(), unpacks: semaphore.NewWeighted(maxUnpacks()), ranges: semaphore.NewWeighted(rangedBlobs), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
+		busy: newKeyed(), unpacks: semaphore.NewWeighted(maxUnpacks()), ranges: semaphore.NewWeighted(rangedBlobs), ranging: defaultRanging(), mounts: newKeyed(), flights: newFlights(), spares: newSpares(),
 		used: map[string]string{}, lastUsed: map[string]time.Time{}, parsed: map[string]*parsed{}, collect: make(chan struct{}, 1),
 	}
 	if s.log == nil {

@@ -54,6 +54,9 @@ func TestCnitool(t *testing.T) {
 		if out, err := cni("check", ns); err != nil {
 			t.Errorf("check: %v %s", err, out)
 		}
+		if out, err := cni("status", ns); err != nil {
+			t.Errorf("status: %v %s", err, out)
+		}
 	}
 	if _, err := n.Output("nsenter", "--net=/run/netns/one", "busybox", "ping", "-c", "1", "-W", "5", addrs["two"]); err != nil {
 		t.Error(err)

@@ -338,34 +338,3 @@ func TestErrorsAndVersionOfTheExecutable(t *testing.T) {
 		}
 	}
 }
-
-func TestUnderCnitool(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds cnitool")
-	}
-	bin, confDir := t.TempDir(), t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", bin, "github.com/containernetworking/cni/cnitool").CombinedOutput(); err != nil {
-		t.Skipf("cnitool cannot be built here: %v: %s", err, out)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(self, filepath.Join(bin, Type)); err != nil {
-		t.Fatal(err)
-	}
-	conf := fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"net","plugins":[%s]}`, confOf(t.TempDir(), "1.1.0", ""))
-	if err := os.WriteFile(filepath.Join(confDir, "net.conflist"), conf, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h, pod := hosttest.New(t), hosttest.New(t)
-	for _, command := range []string{"add", "check", "status", "del"} {
-		out, err := h.Run("env", "CNI_PATH="+bin, "NETCONFPATH="+confDir, filepath.Join(bin, "cnitool"), command, "net", pod.NetNS())
-		if err != nil {
-			t.Fatalf("%s: %v: %s", command, err, out)
-		}
-		if command == "add" && !strings.Contains(out, "10.5.0.2/32") {
-			t.Errorf("add: %s", out)
-		}
-	}
-}
