@@ -43,7 +43,7 @@ func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool
 		claimed = append(claimed, fmt.Sprintf("DNS: %v", err))
 	}
 	return server, &reconcile.ClusterDNS{
-		Domain: c.DNSDomain, Addrs: addrs, Listeners: server.Listeners(), Set: server.Set, Reachable: routed,
+		Domain: c.DNSDomain, Addrs: addrs, Listeners: server.Listeners(), Set: server.Set, Update: server.Update, Reachable: routed,
 	}, append(server.Warnings(), claimed...)
 }
 

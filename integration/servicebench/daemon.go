@@ -1,20 +1,28 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/pausa-run/pausa/cri/pausav1"
 	"github.com/pausa-run/pausa/integration/host"
+	"github.com/pausa-run/pausa/internal/nft"
+	"github.com/pausa-run/pausa/network/service"
+	"github.com/pausa-run/pausa/pod/manifest"
 )
 
-// manifest is Service i with its endpoints, as people would declare it.
-func manifest(i, endpoints, variant int) string {
+// declared is Service i with its endpoints, as people would declare it.
+func declared(i, endpoints, variant int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Service, metadata: {name: s%d}, spec: {clusterIP: %s, ports: [{port: 80}]}}\n---\n"+
-		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s%[1]d, labels: {kubernetes.io/service-name: s%[1]d}}, addressType: IPv4, ports: [{port: 8080}], endpoints: [",
+	fmt.Fprintf(&b, "---\n{apiVersion: v1, kind: Service, metadata: {name: s%d, namespace: default}, spec: {clusterIP: %s, ports: [{port: 80}]}}\n---\n"+
+		"{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s%[1]d, namespace: default, labels: {kubernetes.io/service-name: s%[1]d}}, addressType: IPv4, ports: [{port: 8080}], endpoints: [",
 		i, vip(i), i)
 	for e := range endpoints {
 		a := endpointOf(i, e)
@@ -27,7 +35,14 @@ func manifest(i, endpoints, variant int) string {
 	return b.String()
 }
 
-// daemon measures declared Services on their whole way: command line, files, rules.
+// subject is the daemon on a host of its own, and the rules there.
+type subject struct {
+	*host.Host
+	api   pausav1.PausaClient
+	rules *nft.Conn
+}
+
+// daemon measures declared Services on their whole way: request, files, rules.
 func daemon(o options) (f figures, err error) {
 	f.Subject = "Pausa's daemon"
 	bin, err := filepath.Abs(o.bin)
@@ -48,70 +63,131 @@ func daemon(o options) (f figures, err error) {
 	if err := h.Serve(); err != nil {
 		return f, err
 	}
-	began := time.Now()
+	conn, err := h.Dial()
+	if err != nil {
+		return f, err
+	}
+	defer conn.Close()
+	rules, err := nft.OpenAt(fmt.Sprintf("/proc/%d/ns/net", h.Pid()))
+	if err != nil {
+		return f, err
+	}
+	defer rules.Close()
+	d := &subject{h, pausav1.NewPausaClient(conn), rules}
+	if f.Load, err = d.load(o); err != nil {
+		return f, err
+	}
+	f.RSSMB = rssMB(daemonPid(h))
+	return f, d.changes(o, &f)
+}
+
+// load declares all Services by the command line, a thousand in a file.
+func (d *subject) load(o options) (float64, error) {
 	const chunk = 1000
+	var files []string
 	for from := 0; from < o.services; from += chunk {
 		var text strings.Builder
 		for i := from; i < min(from+chunk, o.services); i++ {
-			text.WriteString(manifest(i, o.endpoints, i))
+			text.WriteString(declared(i, o.endpoints, i))
 		}
-		if err := apply(h, text.String()); err != nil {
-			return f, err
-		}
+		files = append(files, text.String())
 	}
-	if err := written(h, o.services-1, "10.", true); err != nil {
-		return f, err
-	}
-	f.Load = time.Since(began).Seconds()
-	f.RSSMB = rssMB(daemonPid(h))
-	var added, changed, removed []time.Duration
-	n := o.services + 1
-	for r := range o.rounds {
-		for _, step := range []struct {
-			list *[]time.Duration
-			do   func() error
-			want string
-			has  bool
-		}{
-			{&added, func() error { return apply(h, manifest(n, o.endpoints, 1000*r)) }, endpointOf(n+1000*r, -1).String(), true},
-			{&changed, func() error { return apply(h, manifest(n, o.endpoints, 1000*r+1)) }, endpointOf(n+1000*r+1, -1).String(), true},
-			{&removed, func() error { return remove(h, n) }, endpointOf(n+1000*r+1, -1).String(), false},
-		} {
-			began := time.Now()
-			if err := step.do(); err != nil {
-				return f, err
-			}
-			if err := written(h, n, step.want, step.has); err != nil {
-				return f, err
-			}
-			*step.list = append(*step.list, time.Since(began))
+	began := time.Now()
+	for _, text := range files {
+		if err := d.commandLine(text); err != nil {
+			return 0, err
 		}
 	}
-	f.AddOne, f.ChangeEndpoint, f.RemoveOne = median(added), median(changed), median(removed)
-	return f, nil
+	err := d.written(o.services-1, endpointOf(2*(o.services-1), -1), true)
+	return time.Since(began).Seconds(), err
 }
 
-func apply(h *host.Host, text string) error {
-	if out, stderr, code := h.CLI(text, "apply", "-f", "-"); code != 0 {
+// changes times one Service coming, changing an endpoint and going, by the
+// daemon's API; and one change by the command line.
+func (d *subject) changes(o options, f *figures) error {
+	var added, changed, typed, removed []time.Duration
+	n := o.services + 1
+	timed := func(list *[]time.Duration, do func() error, e netip.Addr, want bool) error {
+		began := time.Now()
+		if err := do(); err != nil {
+			return err
+		}
+		err := d.written(n, e, want)
+		*list = append(*list, time.Since(began))
+		return err
+	}
+	for r := range o.rounds {
+		variant := 1000 * r
+		e := func(i int) netip.Addr { return endpointOf(n+variant+i, -1) }
+		apply := func(i int) func() error {
+			return func() error { return d.apply(declared(n, o.endpoints, variant+i)) }
+		}
+		err := timed(&added, apply(0), e(0), true)
+		if err == nil {
+			err = timed(&changed, apply(1), e(1), true)
+		}
+		if err == nil {
+			err = timed(&typed, func() error { return d.commandLine(declared(n, o.endpoints, variant+2)) }, e(2), true)
+		}
+		if err == nil {
+			err = timed(&removed, func() error { return d.remove(n) }, e(2), false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	f.AddOne, f.ChangeEndpoint, f.ChangeTyped, f.RemoveOne = median(added), median(changed), median(typed), median(removed)
+	return nil
+}
+
+func (d *subject) commandLine(text string) error {
+	if out, stderr, code := d.CLI(text, "apply", "-f", "-"); code != 0 {
 		return fmt.Errorf("apply: exit status %d: %.500s%.500s", code, out, stderr)
 	}
 	return nil
 }
 
-func remove(h *host.Host, i int) error {
-	for _, kind := range []string{"endpointslice", "service"} {
-		if _, stderr, code := h.CLI("", "delete", kind, fmt.Sprint("s", i)); code != 0 {
-			return fmt.Errorf("delete: exit status %d: %s", code, stderr)
+func (d *subject) apply(text string) error {
+	objects, err := manifest.Decode(strings.NewReader(text), "benchmark")
+	if err != nil {
+		return err
+	}
+	req := &pausav1.ApplyRequest{}
+	for _, o := range objects {
+		data, err := json.Marshal(o)
+		if err != nil {
+			return err
+		}
+		req.Objects = append(req.Objects, &pausav1.Object{Json: data, Source: "benchmark"})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	_, err = d.api.Apply(ctx, req)
+	return err
+}
+
+func (d *subject) remove(i int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, kind := range []string{"EndpointSlice", "Service"} {
+		_, err := d.api.Delete(ctx, &pausav1.DeleteRequest{Kind: kind, Namespace: "default", Name: fmt.Sprint("s", i), Wait: true})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// written waits until the rules lead Service i to the endpoint, or not.
-func written(h *host.Host, i int, endpoint string, want bool) error {
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
-		out, err := h.Output("nft", "get", "element", "inet", "pausa", "svc-endpoints4", fmt.Sprintf("{ %s . tcp . 80 . 0 }", vip(i)))
-		if (err == nil && strings.Contains(out, endpoint)) == want {
+// written waits until the rules lead Service i to the endpoint, or not. It asks
+// the kernel for these elements alone.
+func (d *subject) written(i int, endpoint netip.Addr, want bool) error {
+	to := netip.AddrPortFrom(vip(i), 80)
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Microsecond) {
+		found, err := service.Look(d.rules, to, "TCP", false)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(found.Endpoints, netip.AddrPortFrom(endpoint, 8080)) == want {
 			return nil
 		}
 	}

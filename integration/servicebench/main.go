@@ -36,6 +36,7 @@ type figures struct {
 	AddOne         float64 // median until it can be reached, or is written
 	RemoveOne      float64
 	ChangeEndpoint float64
+	ChangeTyped    float64 // the same with the start of a command line
 	Direct         float64 // median connect to the endpoint itself
 	ConnectFew     float64 // through one of ten Services
 	ConnectAll     float64 // through the last of all
@@ -159,6 +160,7 @@ func report(o options, all []figures) string {
 	row("add one", "ms", 1e3, func(f figures) float64 { return f.AddOne })
 	row("remove one", "ms", 1e3, func(f figures) float64 { return f.RemoveOne })
 	row("change one endpoint", "ms", 1e3, func(f figures) float64 { return f.ChangeEndpoint })
+	row("the same, by the command line", "ms", 1e3, func(f figures) float64 { return f.ChangeTyped })
 	row("connect, direct", "µs", 1e6, func(f figures) float64 { return f.Direct })
 	row("connect, 10 Services", "µs", 1e6, func(f figures) float64 { return f.ConnectFew })
 	row("connect, all Services", "µs", 1e6, func(f figures) float64 { return f.ConnectAll })

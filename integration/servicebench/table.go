@@ -55,9 +55,6 @@ func table(ctx context.Context, o options, m kernelMemory) (figures, error) {
 	if f.ConnectFew, err = w.connect(vip(9).String()+":80", o.connects); err != nil {
 		return f, err
 	}
-	if f.LoadMany, err = load(ctx, t, services(1000, 100)); err != nil {
-		return f, err
-	}
 	if err := t.Sync(ctx, nil); err != nil {
 		return f, err
 	}
@@ -69,7 +66,11 @@ func table(ctx context.Context, o options, m kernelMemory) (figures, error) {
 	if f.ConnectAll, err = w.connect(vip(o.services-1).String()+":80", o.connects); err != nil {
 		return f, err
 	}
-	return f, changes(ctx, t, o, &f)
+	if err := changes(ctx, t, o, &f); err != nil {
+		return f, err
+	}
+	f.LoadMany, err = load(ctx, t, services(1000, 100))
+	return f, err
 }
 
 // load times a Sync into an empty table; the median of three.

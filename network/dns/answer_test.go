@@ -41,7 +41,7 @@ func world() Records {
 			{Namespace: "default", Name: "loop", ExternalName: "loop.default.svc.cluster.local"},
 			{Namespace: "default", Name: "dead", ExternalName: "none.default.svc.cluster.local"},
 		},
-		Pods: []Pod{{"default", addrs("10.88.0.5", "fd88::5")}, {"other", addrs("10.88.0.9", "::1", "fd88::")}},
+		Pods: []Pod{{"default", "db-0", addrs("10.88.0.5", "fd88::5")}, {"other", "p", addrs("10.88.0.9", "::1", "fd88::")}},
 	}
 }
 
@@ -264,7 +264,7 @@ func many(n, g int) Records {
 	for i := range n {
 		a := netip.AddrFrom4([4]byte{10, 88, byte(1 + (i+g)%200), byte(i % 250)})
 		r.Services = append(r.Services, Service{Namespace: "load", Name: fmt.Sprintf("s%d", i), Endpoints: []Endpoint{{"", a, nil}}})
-		r.Pods = append(r.Pods, Pod{"load", []netip.Addr{a}})
+		r.Pods = append(r.Pods, Pod{"load", fmt.Sprint("p", i), []netip.Addr{a}})
 	}
 	return r
 }
@@ -273,6 +273,17 @@ func BenchmarkAnswer(b *testing.B) {
 	h := newHandler(many(1000, 0))
 	for b.Loop() {
 		h.ask("s500.load.svc.cluster.local.", dns.TypeA)
+	}
+}
+
+func BenchmarkUpdateOneOf10000(b *testing.B) {
+	r := many(10000, 0)
+	z := build("cluster.local.", 1, &r)
+	one := r.Services[5000]
+	one.Endpoints = slices.Clone(one.Endpoints)
+	for i := uint32(0); b.Loop(); i++ {
+		one.Endpoints[0].Addr = netip.AddrFrom4([4]byte{10, 89, byte(i >> 8), byte(i)})
+		z.change(i, &Change{Set: Records{Services: []Service{one}}})
 	}
 }
 

@@ -21,7 +21,7 @@ type handler struct {
 	domain  string
 	ranges  atomic.Pointer[[]netip.Prefix] // of pods and Services: names of these addresses are ours
 	log     *slog.Logger
-	now     atomic.Pointer[snapshot]
+	now     atomic.Pointer[zone]
 	turn    atomic.Uint32
 	forward *forwarder
 }

@@ -9,6 +9,16 @@ type Records struct {
 	Pods     []Pod
 }
 
+// Change is how the Records differ from those before: Services and pods as they
+// are now, and those that are gone.
+type Change struct {
+	Set                    Records
+	GoneServices, GonePods []ID
+}
+
+// ID names a Service or a pod.
+type ID struct{ Namespace, Name string }
+
 // Service is the names of one Service. One without cluster IPs and without an
 // external name is headless: its name leads to its endpoints.
 type Service struct {
@@ -36,8 +46,8 @@ type Endpoint struct {
 
 // Pod has a name made of each address, as 10-88-0-5.NAMESPACE.pod.
 type Pod struct {
-	Namespace string
-	Addrs     []netip.Addr
+	Namespace, Name string
+	Addrs           []netip.Addr
 }
 
 func (s *Service) headless() bool { return len(s.ClusterIPs) == 0 && s.ExternalName == "" }

@@ -120,6 +120,13 @@ func (s *Server) SetRanges(all []netip.Prefix) {
 	s.handler.ranges.Store(&all)
 }
 
+// Update replaces the names of the Services and pods of the change, after a Set. Its
+// cost is that of the change. It must not be called by two at a time, nor beside Set.
+func (s *Server) Update(c Change) {
+	s.serial++
+	s.handler.now.Load().change(s.serial, &c)
+}
+
 // Serve answers until ctx ends, and closes the sockets. Until the first Set,
 // questions wait: that a name does not exist would be a lie.
 func (s *Server) Serve(ctx context.Context) error {

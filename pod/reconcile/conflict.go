@@ -88,22 +88,40 @@ func hostAddr(ip string) netip.Addr {
 	return a.Unmap()
 }
 
-// mayClaim tells whether hostPorts can be other than empty.
-func mayClaim(o manifest.Object) bool {
+// claimedPort is a port of the host that somebody may want, at whatever address.
+type claimedPort struct {
+	port  int32
+	proto corev1.Protocol
+}
+
+// claimedPorts are those that hostPorts can have claims of, some perhaps twice.
+func claimedPorts(o manifest.Object) (out []claimedPort) {
 	var s *corev1.PodSpec
 	switch v := o.Value().(type) {
 	case *corev1.Service:
-		return manifest.ForOutside(&v.Spec)
+		if !manifest.ForOutside(&v.Spec) {
+			return nil
+		}
+		for _, p := range v.Spec.Ports {
+			out = append(out, claimedPort{p.Port, p.Protocol}, claimedPort{p.NodePort, p.Protocol})
+		}
+		out = append(out, claimedPort{v.Spec.HealthCheckNodePort, corev1.ProtocolTCP})
+		return slices.DeleteFunc(out, func(p claimedPort) bool { return p.port == 0 })
 	case *corev1.Pod:
 		s = &v.Spec
 	case *appsv1.Deployment:
 		s = &v.Spec.Template.Spec
 	default:
-		return false
+		return nil
 	}
-	return slices.ContainsFunc(s.Containers, func(c corev1.Container) bool {
-		return slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.HostPort != 0 })
-	})
+	for i := range s.Containers {
+		for _, p := range s.Containers[i].Ports {
+			if p.HostPort != 0 {
+				out = append(out, claimedPort{p.HostPort, p.Protocol})
+			}
+		}
+	}
+	return out
 }
 
 // serviceClaims are the ports of a Service on addresses of this host and others.
@@ -163,13 +181,7 @@ func (e *Engine) hostPorts(o manifest.Object) (claims []hostPort, replicas int32
 // checkHostPorts refuses a host port that another object, stored or planned,
 // has; node ports among themselves are the allocator's business.
 func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
-	var taken []hostPort
-	for _, o := range e.objects.claiming() {
-		if byRef[o.Ref()] == nil {
-			claims, _ := e.hostPorts(o)
-			taken = append(taken, claims...)
-		}
-	}
+	planned := map[claimedPort][]hostPort{}
 	for _, p := range plans {
 		if p.Err != nil {
 			continue
@@ -179,14 +191,30 @@ func (e *Engine) checkHostPorts(plans []*plan, byRef map[manifest.Ref]*plan) {
 			if replicas > 1 {
 				p.refuse(pod.ErrInvalid, "%s: %d replicas cannot all have host port %d; use a Service of type NodePort or one replica", p.Ref, replicas, c.port)
 			}
-			for _, t := range taken {
+			at := claimedPort{c.port, c.proto}
+			for _, t := range slices.Concat(e.taken(at, byRef), planned[at]) {
 				if c.clashes(t) {
 					p.refuse(pod.ErrExists, "%s: host port %s is taken by %s; use another port, or delete that first", p.Ref, c, t.owner)
 				}
 			}
 		}
-		taken = append(taken, claims...)
+		for _, c := range claims {
+			at := claimedPort{c.port, c.proto}
+			planned[at] = append(planned[at], c)
+		}
 	}
+}
+
+// taken are the claims of a port that stored objects have which are not planned anew.
+func (e *Engine) taken(at claimedPort, byRef map[manifest.Ref]*plan) (out []hostPort) {
+	for _, o := range e.objects.claiming(at) {
+		if byRef[o.Ref()] != nil {
+			continue
+		}
+		claims, _ := e.hostPorts(o)
+		out = append(out, slices.DeleteFunc(claims, func(c hostPort) bool { return claimedPort{c.port, c.proto} != at })...)
+	}
+	return out
 }
 
 // allocateAll gives planned Services their addresses, those that name theirs first.

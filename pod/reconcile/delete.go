@@ -78,7 +78,7 @@ func (e *Engine) choose(opts DeleteOptions) ([]manifest.Object, error) {
 		return nil, faultf(pod.ErrInvalid, "the namespace default cannot be deleted; delete what is in it with: pausa delete --all -n default")
 	}
 	var out []manifest.Object
-	for _, o := range e.objects.list(opts.Kind, namespace) {
+	for _, o := range e.objects.named(opts.Kind, namespace, opts.Name) {
 		if (opts.Name == "" || o.Name() == opts.Name) && (opts.Selector == nil || opts.Selector.Matches(labels.Set(o.Meta().Labels))) {
 			out = append(out, o)
 		}

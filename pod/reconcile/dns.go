@@ -11,6 +11,7 @@ import (
 	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/manifest"
 )
 
 // ClusterDNS is the server that answers for Services and pods.
@@ -19,6 +20,7 @@ type ClusterDNS struct {
 	Addrs     []netip.Addr   // cluster IPs of its Service; pods ask the first
 	Listeners []dns.Listener // what is behind them
 	Set       func(dns.Records)
+	Update    func(dns.Change) // after Set
 	// Reachable is false while pods cannot reach the server, so that they get the
 	// host's resolver instead.
 	Reachable func() bool
@@ -61,6 +63,20 @@ func (e *Engine) builtin() (service.Service, bool) {
 		s.Ports = append(s.Ports, p)
 	}
 	return s, true
+}
+
+// builtinNames are those of the DNS server's Service, while none of its name is declared.
+func (e *Engine) builtinNames() (dns.Service, bool) {
+	s, ok := e.builtin()
+	out := dns.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: s.ClusterIPs}
+	for _, p := range s.Ports {
+		out.Ports = append(out.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
+	}
+	return out, ok
+}
+
+func builtinRef() manifest.Ref {
+	return manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName}
 }
 
 // names turns a Service into what the DNS server takes.

@@ -19,9 +19,10 @@ import (
 
 // names is a DNS server that only remembers.
 type names struct {
-	mu  sync.Mutex
-	now dns.Records
-	off bool
+	mu      sync.Mutex
+	now     dns.Records
+	updates int
+	off     bool
 }
 
 func (n *names) cluster() *ClusterDNS {
@@ -32,6 +33,23 @@ func (n *names) cluster() *ClusterDNS {
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			n.now = r
+		},
+		Update: func(c dns.Change) {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.updates++
+			n.now.Services = slices.DeleteFunc(slices.Clone(n.now.Services), func(s dns.Service) bool {
+				id := dns.ID{Namespace: s.Namespace, Name: s.Name}
+				return slices.Contains(c.GoneServices, id) ||
+					slices.ContainsFunc(c.Set.Services, func(o dns.Service) bool { return id == dns.ID{Namespace: o.Namespace, Name: o.Name} })
+			})
+			n.now.Pods = slices.DeleteFunc(slices.Clone(n.now.Pods), func(p dns.Pod) bool {
+				id := dns.ID{Namespace: p.Namespace, Name: p.Name}
+				return slices.Contains(c.GonePods, id) ||
+					slices.ContainsFunc(c.Set.Pods, func(o dns.Pod) bool { return id == dns.ID{Namespace: o.Namespace, Name: o.Name} })
+			})
+			n.now.Services = append(n.now.Services, c.Set.Services...)
+			n.now.Pods = append(n.now.Pods, c.Set.Pods...)
 		},
 		Reachable: func() bool {
 			n.mu.Lock()

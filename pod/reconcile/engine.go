@@ -126,10 +126,17 @@ type Engine struct {
 	synced    bool       // Services was given all once
 	unwritten bool       // the last write failed, at least for some
 	published bool       // DNS was given all once
+
+	resyncs int // of Run
 }
 
-// resyncEvery is how often everything is compared again, besides events.
-const resyncEvery = 10 * time.Second
+const (
+	// resyncEvery is how often pods are compared again, besides events.
+	resyncEvery = 10 * time.Second
+	// fullEvery is every how many times Services are looked at that nothing on this
+	// host concerns: who changes them tells of it.
+	fullEvery = 60
+)
 
 // New reads the store. It starts nothing; that is Run's. A file that cannot be
 // read is set aside and named in the log.
@@ -298,13 +305,13 @@ func (e *Engine) changedFront(ref manifest.Ref) {
 func (e *Engine) resync() {
 	e.pods.invalidate()
 	e.forgetProbes()
-	e.fronts.markAll()
-	for _, o := range e.objects.list("", "") {
-		switch o.Kind() {
-		case manifest.KindPod, manifest.KindDeployment:
-			e.work.add(o.Ref())
-		case manifest.KindNamespace:
-			if o.Meta().DeletionTimestamp != nil {
+	e.fronts.widen(hostOnly)
+	if e.resyncs++; e.resyncs%fullEvery == 0 {
+		e.fronts.widen(everything)
+	}
+	for _, kind := range []string{manifest.KindPod, manifest.KindDeployment, manifest.KindNamespace} {
+		for _, o := range e.objects.list(kind, "") {
+			if kind != manifest.KindNamespace || o.Meta().DeletionTimestamp != nil {
 				e.work.add(o.Ref())
 			}
 		}

@@ -482,7 +482,7 @@ func (fakeImages) Get(_ context.Context, ref string) (images.Image, error) {
 
 // world is a host with one engine at a time.
 type world struct {
-	t          *testing.T
+	t          testing.TB
 	state, run string
 	pods       *fakePods
 	clock      *fakeClock

@@ -21,7 +21,7 @@ import (
 // again: a change costs what it concerns, not what there is.
 type fronts struct {
 	mu    sync.Mutex            // guards the marks
-	all   bool                  // everything is to be looked at
+	scope scope                 // what is to be looked at besides the marks
 	marks map[manifest.Ref]bool // pods, Services, Endpoints and EndpointSlices that may have changed
 
 	// What follows is guarded by Engine.endpoints.
@@ -31,7 +31,17 @@ type fronts struct {
 	podsBy   index
 	frontsBy index // Services, each by one pair of its selector
 	slicesOf map[manifest.Ref]refSet
+	hosts    refSet // Services that have the host's own addresses, whatever they are
 }
+
+// scope is what may have changed without anybody telling.
+type scope uint8
+
+const (
+	nothing  scope = iota
+	hostOnly       // pods, and the host's addresses
+	everything
+)
 
 // front is one Service.
 type front struct {
@@ -70,8 +80,8 @@ func (x index) remove(p pair, ref manifest.Ref) {
 
 func newFronts() *fronts {
 	return &fronts{
-		all: true, marks: map[manifest.Ref]bool{}, services: map[manifest.Ref]*front{}, pods: map[manifest.Ref]*podFront{},
-		slices: map[manifest.Ref]manifest.Ref{}, podsBy: index{}, frontsBy: index{}, slicesOf: map[manifest.Ref]refSet{},
+		scope: everything, marks: map[manifest.Ref]bool{}, services: map[manifest.Ref]*front{}, pods: map[manifest.Ref]*podFront{},
+		slices: map[manifest.Ref]manifest.Ref{}, podsBy: index{}, frontsBy: index{}, slicesOf: map[manifest.Ref]refSet{}, hosts: refSet{},
 	}
 }
 
@@ -82,52 +92,66 @@ func (f *fronts) mark(ref manifest.Ref) {
 	f.marks[ref] = true
 }
 
-func (f *fronts) markAll() {
+// widen has more than the marks looked at.
+func (f *fronts) widen(to scope) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.all = true
+	f.scope = max(f.scope, to)
 }
 
-func (f *fronts) take() (all bool, marks map[manifest.Ref]bool) {
+func (f *fronts) take() (of scope, marks map[manifest.Ref]bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	all, marks = f.all, f.marks
-	f.all, f.marks = false, map[manifest.Ref]bool{}
-	return all, marks
+	of, marks = f.scope, f.marks
+	f.scope, f.marks = nothing, map[manifest.Ref]bool{}
+	return of, marks
 }
 
 // frontsChange is what differs from what was worked out before.
 type frontsChange struct {
 	set   []service.Service
 	gone  []service.ID
-	names bool              // DNS has to be told
+	names dns.Change
 	ended []manifest.Object // Services to be forgotten
+}
+
+// marked are the objects to look at.
+func (e *Engine) marked() map[manifest.Ref]bool {
+	f := e.fronts
+	of, marks := f.take()
+	var kinds []string
+	if of >= hostOnly {
+		kinds = append(kinds, manifest.KindPod)
+		mark(marks, f.pods)
+		mark(marks, f.hosts)
+	}
+	if of == everything {
+		kinds = append(kinds, manifest.KindService, manifest.KindEndpoints, manifest.KindEndpointSlice)
+		mark(marks, f.services)
+		mark(marks, f.slices)
+	}
+	for _, kind := range kinds {
+		for _, o := range e.objects.unsorted(kind, "") {
+			marks[o.Ref()] = true
+		}
+	}
+	return marks
+}
+
+func mark[V any](marks map[manifest.Ref]bool, refs map[manifest.Ref]V) {
+	for ref := range refs {
+		marks[ref] = true
+	}
 }
 
 // refresh works out again what is marked. e.endpoints is held.
 func (e *Engine) refresh() frontsChange {
-	f := e.fronts
-	all, marks := f.take()
-	if all {
-		for ref := range f.services {
-			marks[ref] = true
-		}
-		for ref := range f.pods {
-			marks[ref] = true
-		}
-		for ref := range f.slices {
-			marks[ref] = true
-		}
-		for _, kind := range []string{manifest.KindService, manifest.KindPod, manifest.KindEndpoints, manifest.KindEndpointSlice} {
-			e.objects.each(kind, func(o manifest.Object) { marks[o.Ref()] = true })
-		}
-	}
 	var c frontsChange
 	dirty := refSet{}
-	for ref := range marks {
+	for ref := range e.marked() {
 		switch ref.Kind {
 		case manifest.KindPod:
-			c.names = e.refreshPod(ref, dirty) || c.names
+			e.refreshPod(ref, dirty, &c.names)
 		case manifest.KindEndpointSlice:
 			e.refreshSlice(ref, dirty)
 		case manifest.KindEndpoints:
@@ -145,7 +169,7 @@ func (e *Engine) refresh() frontsChange {
 
 // refreshPod looks at a pod's labels and addresses, and marks the Services that
 // select it or did.
-func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet) (names bool) {
+func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet, c *dns.Change) {
 	f := e.fronts
 	old := f.pods[ref]
 	var now *podFront
@@ -153,7 +177,7 @@ func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet) (names bool) {
 		p := o.Value().(*corev1.Pod)
 		if !terminal(p) {
 			st := e.statusOf(p)
-			now = &podFront{labels: p.Labels, names: dns.Pod{Namespace: p.Namespace, Addrs: addrsOf(&st)}}
+			now = &podFront{labels: p.Labels, names: dns.Pod{Namespace: p.Namespace, Name: p.Name, Addrs: addrsOf(&st)}}
 		}
 	}
 	for _, pf := range []*podFront{old, now} {
@@ -180,7 +204,13 @@ func (e *Engine) refreshPod(ref manifest.Ref, dirty refSet) (names bool) {
 	if now != nil {
 		is = now.names.Addrs
 	}
-	return !slices.Equal(was, is)
+	switch {
+	case slices.Equal(was, is):
+	case len(is) == 0:
+		c.GonePods = append(c.GonePods, dns.ID{Namespace: ref.Namespace, Name: ref.Name})
+	default:
+		c.Set.Pods = append(c.Set.Pods, now.names)
+	}
 }
 
 // selecting adds the Services whose selector matches the labels.
@@ -226,9 +256,13 @@ func (e *Engine) index(ref manifest.Ref) {
 		f.frontsBy.remove(fr.pair, ref)
 		fr.selector = nil
 	}
+	delete(f.hosts, ref)
 	o, ok := e.objects.get(ref)
 	if !ok {
 		return
+	}
+	if e.opts.Balancers == nil && o.Value().(*corev1.Service).Spec.Type == corev1.ServiceTypeLoadBalancer {
+		f.hosts[ref] = struct{}{}
 	}
 	if fr == nil {
 		fr = &front{}
@@ -287,7 +321,8 @@ func (e *Engine) refreshService(ref manifest.Ref, c *frontsChange) {
 				f.frontsBy.remove(fr.pair, ref)
 			}
 			delete(f.services, ref)
-			c.gone, c.names = append(c.gone, service.ID{Namespace: ref.Namespace, Name: ref.Name}), true
+			c.gone = append(c.gone, service.ID{Namespace: ref.Namespace, Name: ref.Name})
+			e.unname(ref, &c.names)
 		}
 		return
 	}
@@ -300,14 +335,23 @@ func (e *Engine) refreshService(ref manifest.Ref, c *frontsChange) {
 		c.set = append(c.set, table)
 	}
 	if !reflect.DeepEqual(names, fr.names) {
-		c.names = true
+		c.names.Set.Services = append(c.names.Set.Services, names)
 	}
 	fr.table, fr.names = table, names
 }
 
-// everything is all Services for the table, with that of the DNS server, which has
-// no object.
-func (e *Engine) everything() []service.Service {
+// unname takes the names of a Service away, which may uncover those of the built-in one.
+func (e *Engine) unname(ref manifest.Ref, c *dns.Change) {
+	if own, ok := e.builtinNames(); ok && ref == builtinRef() {
+		c.Set.Services = append(c.Set.Services, own)
+		return
+	}
+	c.GoneServices = append(c.GoneServices, dns.ID{Namespace: ref.Namespace, Name: ref.Name})
+}
+
+// allServices is everything for the table, with the Service of the DNS server, which
+// has no object.
+func (e *Engine) allServices() []service.Service {
 	out := []service.Service{}
 	if s, ok := e.builtin(); ok {
 		out = append(out, s)

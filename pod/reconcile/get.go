@@ -25,7 +25,7 @@ func (e *Engine) Get(kind, namespace, name string, sel labels.Selector) ([]manif
 		namespace = ""
 	}
 	var out []manifest.Object
-	for _, o := range e.candidates(kind, namespace) {
+	for _, o := range e.candidates(kind, namespace, name) {
 		if (name == "" || o.Name() == name) && (sel == nil || sel.Matches(labels.Set(o.Meta().Labels))) {
 			out = append(out, e.withStatus(o))
 		}
@@ -45,14 +45,14 @@ func notFound(kind, namespace, name string) error {
 }
 
 // candidates are the objects of a kind, with those that have no file.
-func (e *Engine) candidates(kind, namespace string) []manifest.Object {
+func (e *Engine) candidates(kind, namespace, name string) []manifest.Object {
 	switch kind {
 	case manifest.KindEndpoints:
 		return e.endpointsShown(namespace)
 	case manifest.KindEndpointSlice:
 		return e.slicesShown(namespace)
 	}
-	out := e.objects.list(kind, namespace)
+	out := e.objects.named(kind, namespace, name)
 	if (kind == manifest.KindNamespace || kind == "") && namespace == "" {
 		if _, ok := e.objects.get(manifest.Ref{Kind: manifest.KindNamespace, Name: defaultNamespace}); !ok {
 			out = append(out, manifest.New(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: defaultNamespace}}))

@@ -18,9 +18,7 @@ func (e *Engine) syncServices(ctx context.Context) error {
 	defer e.endpoints.Unlock()
 	c := e.refresh()
 	err := e.writeServices(ctx, c)
-	if c.names || !e.published {
-		e.publish()
-	}
+	e.publish(c.names)
 	if err != nil {
 		for _, o := range c.ended {
 			e.fronts.mark(o.Ref())
@@ -45,7 +43,7 @@ func (e *Engine) writeServices(ctx context.Context, c frontsChange) error {
 	var err error
 	switch {
 	case !e.synced:
-		err = e.opts.Services.Sync(ctx, e.everything())
+		err = e.opts.Services.Sync(ctx, e.allServices())
 	case len(c.set)+len(c.gone) > 0 || e.unwritten:
 		err = e.opts.Services.Update(ctx, c.set, c.gone)
 	}
@@ -67,25 +65,23 @@ func (e *Engine) healServices(ctx context.Context) {
 	}
 }
 
-// publish gives the DNS server all names.
-func (e *Engine) publish() {
-	e.published = true
-	if e.opts.DNS == nil {
-		return
+// publish gives the DNS server the names that changed; the first time all of them.
+func (e *Engine) publish(c dns.Change) {
+	switch d := e.opts.DNS; {
+	case d == nil:
+	case !e.published:
+		e.published = true
+		d.Set(e.records())
+	case len(c.Set.Services)+len(c.Set.Pods)+len(c.GoneServices)+len(c.GonePods) > 0:
+		d.Update(c)
 	}
-	e.opts.DNS.Set(e.records())
 }
 
 // records are the names of all Services, with their ready endpoints, and of all pods with addresses.
 func (e *Engine) records() dns.Records {
 	var r dns.Records
-	own := manifest.Ref{Kind: manifest.KindService, Namespace: dnsNamespace, Name: dnsName}
-	if s, ok := e.builtin(); ok && e.fronts.services[own] == nil {
-		one := dns.Service{Namespace: dnsNamespace, Name: dnsName, ClusterIPs: s.ClusterIPs}
-		for _, p := range s.Ports {
-			one.Ports = append(one.Ports, dns.Port{Name: p.Name, Protocol: p.Protocol, Port: p.Port})
-		}
-		r.Services = append(r.Services, one)
+	if own, ok := e.builtinNames(); ok && e.fronts.services[builtinRef()] == nil {
+		r.Services = append(r.Services, own)
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(e.fronts.services), compareRefs) {
 		r.Services = append(r.Services, e.fronts.services[ref].names)

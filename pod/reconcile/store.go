@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,14 +29,20 @@ type store struct {
 	version uint64     // highest resourceVersion given out
 
 	mu      sync.RWMutex // guards what follows; never held while the disk is waited for
-	objects map[manifest.Ref]manifest.Object
-	claims  map[manifest.Ref]bool // objects that may want ports of the host
-	changed chan struct{}         // closed and replaced at each change
+	objects map[place]map[manifest.Ref]manifest.Object
+	claims  map[claimedPort]refSet // objects that may want a port of the host
+	changed chan struct{}          // closed and replaced at each change
 }
+
+// place is where a kind of objects is kept; of those of the whole host the
+// namespace is "".
+type place struct{ kind, namespace string }
+
+func placeOf(ref manifest.Ref) place { return place{ref.Kind, ref.Namespace} }
 
 // openStore reads STATE/objects. Files that cannot be understood are moved to STATE/objects/bad.
 func openStore(stateDir string, log *slog.Logger) (*store, error) {
-	s := &store{dir: filepath.Join(stateDir, "objects"), log: log, objects: map[manifest.Ref]manifest.Object{}, claims: map[manifest.Ref]bool{}, changed: make(chan struct{})}
+	s := &store{dir: filepath.Join(stateDir, "objects"), log: log, objects: map[place]map[manifest.Ref]manifest.Object{}, claims: map[claimedPort]refSet{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open object store: %w", err)
 	}
@@ -124,54 +132,87 @@ func (s *store) path(ref manifest.Ref) string {
 func (s *store) get(ref manifest.Ref) (manifest.Object, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	o, ok := s.objects[ref]
+	o, ok := s.objects[placeOf(ref)][ref]
 	return o, ok
 }
 
 // keep has an object in memory.
 func (s *store) keep(o manifest.Object) {
 	ref := o.Ref()
-	s.objects[ref] = o
-	delete(s.claims, ref)
-	if mayClaim(o) {
-		s.claims[ref] = true
+	s.drop(ref)
+	at := placeOf(ref)
+	if s.objects[at] == nil {
+		s.objects[at] = map[manifest.Ref]manifest.Object{}
+	}
+	s.objects[at][ref] = o
+	for _, port := range claimedPorts(o) {
+		if s.claims[port] == nil {
+			s.claims[port] = refSet{}
+		}
+		s.claims[port][ref] = struct{}{}
 	}
 }
 
-// claiming are the objects that may want ports of the host.
-func (s *store) claiming() []manifest.Object {
+// drop is the reverse of keep.
+func (s *store) drop(ref manifest.Ref) {
+	at := placeOf(ref)
+	o, ok := s.objects[at][ref]
+	if !ok {
+		return
+	}
+	if delete(s.objects[at], ref); len(s.objects[at]) == 0 {
+		delete(s.objects, at)
+	}
+	for _, port := range claimedPorts(o) {
+		if delete(s.claims[port], ref); len(s.claims[port]) == 0 {
+			delete(s.claims, port)
+		}
+	}
+}
+
+// claiming are the objects that may want a port of the host.
+func (s *store) claiming(port claimedPort) []manifest.Object {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	var out []manifest.Object
-	for ref := range s.claims {
-		out = append(out, s.objects[ref])
+	for ref := range s.claims[port] {
+		out = append(out, s.objects[placeOf(ref)][ref])
 	}
 	manifest.Sort(out)
 	return out
 }
 
-// each calls f for the objects of a kind, in no order.
-func (s *store) each(kind string, f func(manifest.Object)) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for ref, o := range s.objects {
-		if ref.Kind == kind {
-			f(o)
-		}
-	}
-}
-
 // list returns the objects of a kind ("": all) in a namespace ("": all), sorted.
 func (s *store) list(kind, namespace string) []manifest.Object {
+	out := s.unsorted(kind, namespace)
+	manifest.Sort(out)
+	return out
+}
+
+// named is list, or less of it if there is a name: then that object, if it is one place to look at.
+func (s *store) named(kind, namespace, name string) []manifest.Object {
+	if name == "" || kind == "" || (namespace == "" && manifest.Namespaced(kind)) {
+		return s.list(kind, namespace)
+	}
+	if o, ok := s.get(manifest.Ref{Kind: kind, Namespace: namespace, Name: name}); ok {
+		return []manifest.Object{o}
+	}
+	return nil
+}
+
+// unsorted is list in no order.
+func (s *store) unsorted(kind, namespace string) []manifest.Object {
 	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if kind != "" && namespace != "" {
+		return slices.Collect(maps.Values(s.objects[place{kind, namespace}]))
+	}
 	var out []manifest.Object
-	for ref, o := range s.objects {
-		if (kind == "" || ref.Kind == kind) && (namespace == "" || ref.Namespace == namespace) {
-			out = append(out, o)
+	for at, objects := range s.objects {
+		if (kind == "" || at.kind == kind) && (namespace == "" || at.namespace == namespace) {
+			out = slices.AppendSeq(out, maps.Values(objects))
 		}
 	}
-	s.mu.RUnlock()
-	manifest.Sort(out)
 	return out
 }
 
@@ -290,8 +331,7 @@ func (s *store) remove(o manifest.Object) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.objects, ref)
-	delete(s.claims, ref)
+	s.drop(ref)
 	s.tell()
 	return nil
 }
