@@ -81,6 +81,13 @@ func checkImage(s *criv1.ImageSpec) error {
 		return invalid("image.image", "is empty")
 	case len(s.Image) > maxPath || !printable(s.Image):
 		return invalid("image.image", "%.80q: printable characters without a space are allowed", s.Image)
+	case s.RuntimeHandler != "" && !named(s.RuntimeHandler, "._-", maxName):
+		return invalid("image.runtime_handler", "%.80q is no name of a handler", s.RuntimeHandler)
+	}
+	for name, ref := range map[string]string{"image_ref": s.ImageRef, "user_specified_image": s.UserSpecifiedImage} {
+		if len(ref) > maxPath || !printable(ref) {
+			return invalid("image."+name, "%.80q: printable characters without a space are allowed", ref)
+		}
 	}
 	return nil
 }

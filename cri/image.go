@@ -131,6 +131,14 @@ func credentials(a *criv1.AuthConfig) (*Auth, error) {
 	if a == nil {
 		return nil, nil
 	}
+	for name, text := range map[string]string{
+		"username": a.Username, "password": a.Password, "identity_token": a.IdentityToken, "registry_token": a.RegistryToken, "server_address": a.ServerAddress,
+	} {
+		// A line of a request cannot hold them, and they are never shown.
+		if strings.ContainsAny(text, "\x00\r\n") {
+			return nil, invalid(name, "contains a line break or a NUL byte")
+		}
+	}
 	out := &Auth{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, RegistryToken: a.RegistryToken, Server: a.ServerAddress}
 	if a.Auth != "" && a.Username == "" {
 		raw, err := base64.StdEncoding.DecodeString(a.Auth)

@@ -21,8 +21,37 @@ func (s *Server) unary(ctx context.Context, req any, i *grpc.UnaryServerInfo, h 
 	defer func() {
 		err = s.finish(ctx, i.FullMethod, req, began, recover(), err)
 	}()
+	if err := checkIDs(req); err != nil {
+		return nil, err
+	}
 	return h(ctx, req)
 }
+
+// checkIDs refuses ids that can be none, before anybody looks for them or logs them.
+func checkIDs(req any) error {
+	ids := map[string]string{}
+	if r, ok := req.(interface{ GetPodSandboxId() string }); ok {
+		ids["pod_sandbox_id"] = r.GetPodSandboxId()
+	}
+	if r, ok := req.(interface{ GetContainerId() string }); ok {
+		ids["container_id"] = r.GetContainerId()
+	}
+	if r, ok := req.(interface{ GetContainerIds() []string }); ok {
+		for _, id := range r.GetContainerIds() {
+			if !isID(id) {
+				ids["container_ids"] = id
+			}
+		}
+	}
+	for field, id := range ids {
+		if id != "" && !isID(id) {
+			return invalid(field, "%.80q: at most %d letters, digits, '-', '_' and '.' are allowed", id, maxName)
+		}
+	}
+	return nil
+}
+
+func isID(id string) bool { return len(id) <= maxName && only(id, "._-") }
 
 // streaming is unary for streams.
 func (s *Server) streaming(srv any, ss grpc.ServerStream, i *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {

@@ -253,5 +253,12 @@ func podSecurity(cfg *pod.Config, s *criv1.LinuxSandboxSecurityContext) error {
 			return within(field+"."+name, err)
 		}
 	}
-	return nil
+	if _, err := oldProfileName(s.GetSeccompProfilePath()); err != nil { //nolint:staticcheck // deprecated, but checked
+		return invalid(field+".seccomp_profile_path", "%.80q is not runtime/default, unconfined or localhost/NAME", s.GetSeccompProfilePath()) //nolint:staticcheck // as above
+	}
+	if _, known := criv1.SupplementalGroupsPolicy_name[int32(s.GetSupplementalGroupsPolicy())]; !known {
+		return invalid(field+".supplemental_groups_policy", "%d is unknown", s.GetSupplementalGroupsPolicy())
+	}
+	_, err := seLinuxLabel(s.GetSelinuxOptions())
+	return within(field, err)
 }

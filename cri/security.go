@@ -252,17 +252,22 @@ func paths(cfg *pod.ContainerConfig, s *criv1.LinuxContainerSecurityContext) err
 	return nil
 }
 
-func selinux(cfg *pod.ContainerConfig, o *criv1.SELinuxOption) error {
+func selinux(cfg *pod.ContainerConfig, o *criv1.SELinuxOption) (err error) {
+	cfg.Security.SELinuxLabel, err = seLinuxLabel(o)
+	return err
+}
+
+// seLinuxLabel is "" where nothing is asked for.
+func seLinuxLabel(o *criv1.SELinuxOption) (string, error) {
 	if o == nil || o.User+o.Role+o.Type+o.Level == "" {
-		return nil
+		return "", nil
 	}
 	for name, v := range map[string]string{"user": o.User, "role": o.Role, "type": o.Type, "level": o.Level} {
 		if len(v) > 255 || !only(v, "_.,:-") || name != "level" && strings.Contains(v, ":") {
-			return invalid("selinux_options."+name, "%.80q is no part of a label", v)
+			return "", invalid("selinux_options."+name, "%.80q is no part of a label", v)
 		}
 	}
 	// What is missing is what container policies everywhere call it.
 	user, role, typ := cmp.Or(o.User, "system_u"), cmp.Or(o.Role, "system_r"), cmp.Or(o.Type, "container_t")
-	cfg.Security.SELinuxLabel = strings.TrimSuffix(user+":"+role+":"+typ+":"+o.Level, ":")
-	return nil
+	return strings.TrimSuffix(user+":"+role+":"+typ+":"+o.Level, ":"), nil
 }

@@ -21,6 +21,7 @@ import (
 
 // daemon is a whole server on a socket of its own, with clients.
 type daemon struct {
+	conn    *grpc.ClientConn
 	pods    *fakePods
 	images  *fakeImages
 	objects *fakeObjects
@@ -79,6 +80,7 @@ func newDaemon(t testing.TB, change ...func(*Options)) *daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
+	d.conn = conn
 	d.rt, d.img, d.own = criv1.NewRuntimeServiceClient(conn), criv1.NewImageServiceClient(conn), pausav1.NewPausaClient(conn)
 	if _, err := d.rt.Version(t.Context(), &criv1.VersionRequest{}); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
 )
 
 // apiVersion is what a kubelet wants to hear as the version of the runtime API.
@@ -100,7 +102,11 @@ func (s *runtimeService) UpdateRuntimeConfig(_ context.Context, r *criv1.UpdateR
 	if cidr == "" {
 		return &criv1.UpdateRuntimeConfigResponse{}, nil
 	}
-	if err := s.o.Pods.SetPodCIDR(cidr); err != nil {
+	err := s.o.Pods.SetPodCIDR(cidr)
+	if errors.Is(err, pod.ErrInvalid) {
+		return nil, invalid("runtime_config.network_config.pod_cidr", "%.80q: %v", cidr, err)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("set pod CIDR %q: %w", cidr, err)
 	}
 	return &criv1.UpdateRuntimeConfigResponse{}, nil
