@@ -59,8 +59,9 @@ hostile: ## an image of a million files: how much memory it takes
 	@$(GO) test ./images -count=1 -timeout 60m -v -run 'TestManyTinyFiles$$' -tinyfiles 1000000
 
 .PHONY: soak
-soak: deps build ## ten minutes of 200 DNS questions a second while pods come and go
+soak: deps build ## ten minutes of 200 DNS questions a second while pods come and go; 10,000 transitions told as events
 	$(GO) test -tags integration ./integration -run 'TestNamesWhilePodsChange$$' -v -timeout 20m -dns-questions 120000
+	$(GO) test -tags integration ./integration -run 'TestContainerEvents$$' -v -timeout 20m -transitions 10000
 
 .PHONY: bench-services
 bench-services: deps build ## what 10,000 Services cost; PROXY=path of a kube-proxy measures that as well

@@ -13,8 +13,9 @@ import (
 	"github.com/pausa-run/pausa/runtime"
 )
 
-// maxQueue is how many events a slow client may lag behind.
-const maxQueue = 1 << 16
+// maxQueue is how many events a slow client may lag behind: some megabytes, and those of
+// thousands of containers.
+const maxQueue = 1 << 14
 
 // GetContainerEvents first tells the present state of every pod and container,
 // so that a client that connects again has missed nothing, and then every
@@ -22,7 +23,10 @@ const maxQueue = 1 << 16
 func (s *runtimeService) GetContainerEvents(_ *criv1.GetEventsRequest, out criv1.RuntimeService_GetContainerEventsServer) error {
 	events, cancel := s.o.Pods.Subscribe()
 	defer cancel()
-	e := &eventStream{s: s, out: out, last: map[string]*criv1.PodSandboxStatus{}, hidden: map[string]bool{}}
+	if err := out.SendHeader(nil); err != nil { // it tells that no event from now on is missed
+		return fmt.Errorf("begin stream of events: %w", err)
+	}
+	e := &eventStream{s: s, out: out}
 	if err := e.replay(); err != nil {
 		return err
 	}
@@ -75,26 +79,29 @@ func drain(ctx context.Context, events <-chan pod.Event) <-chan pod.Event {
 
 // eventStream is one client's.
 type eventStream struct {
-	s      *runtimeService
-	out    criv1.RuntimeService_GetContainerEventsServer
-	last   map[string]*criv1.PodSandboxStatus // what was told last of each pod: a deleted one can be asked no more
-	hidden map[string]bool                    // declared pods
+	s   *runtimeService
+	out criv1.RuntimeService_GetContainerEventsServer
 }
 
 // replay tells of all that is there.
 func (e *eventStream) replay() error {
-	for _, p := range e.s.visible() {
+	now := e.s.o.Pods.Snapshot()
+	pods := map[string]*pod.Pod{}
+	for _, p := range now.Pods {
+		pods[p.ID] = p
 		kind := pod.EventStarted
 		if !p.Ready {
 			kind = pod.EventStopped
 		}
-		if err := e.send(pod.Event{Time: p.CreatedAt, Type: kind, PodID: p.ID}); err != nil {
+		if err := e.send(pod.Event{Time: p.CreatedAt, Type: kind, PodID: p.ID, Pod: p}); err != nil {
 			return err
 		}
 	}
-	for _, c := range e.s.visibleContainers("", "", nil) {
-		ev := pod.Event{Time: c.CreatedAt, Type: pod.EventCreated, PodID: c.PodID, ContainerID: c.ID}
+	for _, c := range now.Containers {
+		ev := pod.Event{Time: c.CreatedAt, Type: pod.EventCreated, PodID: c.PodID, ContainerID: c.ID, Pod: pods[c.PodID]}
 		switch {
+		case ev.Pod == nil:
+			continue // its pod was just being removed
 		case c.Status == runtime.Running:
 			ev.Time, ev.Type = c.StartedAt, pod.EventStarted
 		case c.Status == runtime.Exited && c.Exit != nil:
@@ -107,16 +114,16 @@ func (e *eventStream) replay() error {
 	return nil
 }
 
+// send tells of one event, with the pod and its containers as they are now; of a pod
+// that is gone, as it was then.
 func (e *eventStream) send(ev pod.Event) error {
-	p, err := e.s.o.Pods.Pod(ev.PodID)
-	switch {
-	case err == nil && p.Config.Declared:
-		e.hidden[p.ID] = true
+	if ev.Pod.Config.Declared {
 		return nil
-	case err == nil:
-		e.last[ev.PodID] = podStatus(&p)
-	case e.hidden[ev.PodID] || e.last[ev.PodID] == nil:
-		return nil // nothing was told of it, and nothing more can be known
+	}
+	p, err := e.s.o.Pods.Pod(ev.PodID)
+	if err != nil {
+		p = *ev.Pod
+		p.Ready = false
 	}
 	id := ev.ContainerID
 	if id == "" {
@@ -126,14 +133,9 @@ func (e *eventStream) send(ev pod.Event) error {
 	if at.IsZero() {
 		at = time.Now()
 	}
-	last := e.last[ev.PodID]
-	if ev.Type == pod.EventDeleted && ev.ContainerID == "" {
-		delete(e.last, ev.PodID)
-		last.State = criv1.PodSandboxState_SANDBOX_NOTREADY
-	}
 	err = e.out.Send(&criv1.ContainerEventResponse{
 		ContainerId: id, ContainerEventType: eventType(ev.Type), CreatedAt: at.UnixNano(),
-		PodSandboxStatus: last, ContainersStatuses: e.s.containersOf(ev.PodID),
+		PodSandboxStatus: podStatus(&p), ContainersStatuses: e.s.containersOf(ev.PodID),
 	})
 	if err != nil {
 		return fmt.Errorf("send event: %w", err)

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -56,6 +57,42 @@ func TestEvents(t *testing.T) {
 	next(c, deleted)
 	if e := next(id, deleted); e.PodSandboxStatus.State != criv1.PodSandboxState_SANDBOX_NOTREADY || e.PodSandboxStatus.Metadata.Name != "new" {
 		t.Errorf("event of the removed pod: %v", e)
+	}
+}
+
+// A client that reads late gets the events of pods that have gone since, too.
+func TestEventsOfPodsThatAreGone(t *testing.T) {
+	d := newDaemon(t)
+	ctx := t.Context()
+	stay := d.run(t, "stay")
+	stream, err := d.rt.GetContainerEvents(ctx, &criv1.GetEventsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := stream.Recv(); err != nil || e.ContainerId != stay {
+		t.Fatal(e, err)
+	}
+	// More than the transport takes before the client reads.
+	const pods = 2000
+	var ids []string
+	for i := range pods {
+		id, err := d.pods.Run(ctx, pod.Config{Name: fmt.Sprint("pod", i), Annotations: map[string]string{"a": strings.Repeat("x", 1000)}})
+		if err == nil {
+			err = d.pods.Remove(ctx, id)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+	}
+	const started, stopped, deleted = criv1.ContainerEventType_CONTAINER_STARTED_EVENT, criv1.ContainerEventType_CONTAINER_STOPPED_EVENT, criv1.ContainerEventType_CONTAINER_DELETED_EVENT
+	for i, id := range ids {
+		for _, kind := range []criv1.ContainerEventType{started, stopped, deleted} {
+			e, err := stream.Recv()
+			if err != nil || e.ContainerId != id || e.ContainerEventType != kind || e.PodSandboxStatus.Metadata.Name != fmt.Sprint("pod", i) {
+				t.Fatalf("have %v %v, want %s of pod %d", e, err, kind, i)
+			}
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ import (
 type fakePods struct {
 	mu                  sync.Mutex
 	next                int
-	pods                map[string]*pod.Pod
+	pods, gonePods      map[string]*pod.Pod
 	containers          map[string]*pod.Container
 	exited              map[string]chan struct{}
 	subs                map[chan pod.Event]bool
@@ -40,7 +40,7 @@ type fakePods struct {
 
 func newFakePods() *fakePods {
 	return &fakePods{
-		pods: map[string]*pod.Pod{}, containers: map[string]*pod.Container{}, exited: map[string]chan struct{}{},
+		pods: map[string]*pod.Pod{}, gonePods: map[string]*pod.Pod{}, containers: map[string]*pod.Container{}, exited: map[string]chan struct{}{},
 		subs: map[chan pod.Event]bool{}, gone: make(chan string, 10),
 	}
 }
@@ -51,9 +51,14 @@ func (f *fakePods) id() string {
 }
 
 func (f *fakePods) tell(t pod.EventType, podID, id string) {
+	p := f.gonePods[podID]
+	if here := f.pods[podID]; here != nil {
+		v := *here
+		p = &v
+	}
 	for ch := range f.subs {
 		select {
-		case ch <- pod.Event{Time: time.Now(), Type: t, PodID: podID, ContainerID: id}:
+		case ch <- pod.Event{Time: time.Now(), Type: t, PodID: podID, ContainerID: id, Pod: p}:
 		default:
 			delete(f.subs, ch)
 			close(ch)
@@ -108,6 +113,7 @@ func (f *fakePods) Remove(ctx context.Context, id string) error {
 		}
 	}
 	if f.pods[id] != nil {
+		f.gonePods[id] = f.pods[id]
 		delete(f.pods, id)
 		f.tell(pod.EventDeleted, id, "")
 	}

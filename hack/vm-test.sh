@@ -59,7 +59,7 @@ case $what in
     add_keeper_tests
     add_critest
     run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper|TestPodSpecOfKernel)$'}
-    keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup)$'
+    keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup|TestStats|TestDetails)$'
     specs='AppArmor runtime should support apparmor field'
     vm 1500 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest '$specs'; }; }"
     ;;

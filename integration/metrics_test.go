@@ -66,5 +66,5 @@ func TestMetrics(t *testing.T) {
 	if _, err := n.Output("nft", "flush", "ruleset"); err != nil {
 		t.Fatal(err)
 	}
-	n.eventually("the healing is counted", has("pausa_network_heals_total 1"))
+	n.eventually("the healing is counted", has(`pausa_network_heals_total{result="ok",what="rules"} 1`))
 }

@@ -51,7 +51,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg Contain
 	if err := m.makeContainer(ctx, c); err != nil {
 		return "", fmt.Errorf("create container %s: %w", cfg.Name, err)
 	}
-	m.events.send(Event{Type: EventCreated, PodID: c.rec.PodID, ContainerID: c.rec.ID})
+	m.tell(EventCreated, c.pod, c.rec.ID)
 	return c.rec.ID, nil
 }
 
@@ -163,7 +163,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		return fmt.Errorf("start container %s: %w", name, keeperErr(err))
 	}
 	m.setContainer(c, func() { c.pid, c.rec.StartedAt = st.Pid, st.StartedAt })
-	m.events.send(Event{Type: EventStarted, PodID: c.rec.PodID, ContainerID: c.rec.ID})
+	m.tell(EventStarted, c.pod, c.rec.ID)
 	return m.saveContainer(c)
 }
 
@@ -190,7 +190,7 @@ func (m *Manager) noteExit(c *container, exit runtime.Exit) {
 	if err := m.saveContainer(c); err != nil && !errors.Is(err, os.ErrNotExist) {
 		m.log.Error("record a container's exit", "container", c.rec.ID, "error", err)
 	}
-	m.events.send(Event{Type: EventStopped, PodID: c.rec.PodID, ContainerID: c.rec.ID})
+	m.tell(EventStopped, c.pod, c.rec.ID)
 }
 
 // StopContainer sends the stop signal and, grace later, SIGKILL to everything
@@ -291,7 +291,7 @@ func (m *Manager) removeContainerLocked(ctx context.Context, c *container) error
 			delete(m.names, key)
 		}
 	})
-	m.events.send(Event{Type: EventDeleted, PodID: c.rec.PodID, ContainerID: id})
+	m.tell(EventDeleted, c.pod, id)
 	return nil
 }
 

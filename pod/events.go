@@ -21,6 +21,14 @@ func (m *Manager) Subscribe() (events <-chan Event, cancel func()) {
 	return m.events.subscribe()
 }
 
+// tell sends an event of a pod, or of one of its containers.
+func (m *Manager) tell(t EventType, p *sandbox, containerID string) {
+	m.mu.RLock()
+	now := p.shown
+	m.mu.RUnlock()
+	m.events.send(Event{Type: t, PodID: now.ID, ContainerID: containerID, Pod: now})
+}
+
 func (b *broadcaster) subscribe() (<-chan Event, func()) {
 	ch := make(chan Event, eventBuffer)
 	b.mu.Lock()

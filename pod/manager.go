@@ -120,6 +120,8 @@ type sandbox struct {
 	rec  podRecord
 	pid  int // of pause; 0 when it does not run
 	ctrs map[string]*container
+	// shown is what the last snapshot with the pod has of it.
+	shown *Pod
 }
 
 // container is a container in memory.

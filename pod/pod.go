@@ -154,6 +154,8 @@ type Event struct {
 	Type        EventType
 	PodID       string
 	ContainerID string
+	// Pod is the pod as it was then, which may be gone when the event is read. It never changes, and is for reading alone.
+	Pod *Pod
 }
 
 // EventType is what happened.

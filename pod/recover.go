@@ -235,7 +235,7 @@ func (m *Manager) exited(exit runtime.Exit) {
 	m.setPod(p, func() { was, p.pid = p.ready(), 0 })
 	if was { // pause died: the pod is no longer ready, its owner makes a new one
 		m.log.Warn("a pod's pause process ended", "pod", exit.ID, "code", exit.Code)
-		m.events.send(Event{Type: EventStopped, PodID: exit.ID})
+		m.tell(EventStopped, p, "")
 	}
 }
 
@@ -305,10 +305,12 @@ func (m *Manager) tellChanges(before map[string]bool) {
 		if c, err := m.container(id); err == nil {
 			if v, err := m.Container(id); err == nil && v.Exit != nil {
 				m.warn("record a container", m.saveContainer(c))
-				m.events.send(Event{Type: EventStopped, PodID: v.PodID, ContainerID: id})
+				m.tell(EventStopped, c.pod, id)
 			}
-		} else if p, err := m.Pod(id); err == nil && !p.Ready {
-			m.events.send(Event{Type: EventStopped, PodID: id})
+		} else if p, err := m.sandbox(id); err == nil {
+			if v, err := m.Pod(id); err == nil && !v.Ready {
+				m.tell(EventStopped, p, "")
+			}
 		}
 	}
 }

@@ -57,8 +57,8 @@ func (m *Manager) Run(ctx context.Context, cfg Config) (id string, err error) {
 	if err := m.makePod(ctx, p); err != nil {
 		return "", fmt.Errorf("run pod %s/%s: %w", cfg.Namespace, cfg.Name, err)
 	}
-	m.events.send(Event{Type: EventCreated, PodID: id})
-	m.events.send(Event{Type: EventStarted, PodID: id})
+	m.tell(EventCreated, p, "")
+	m.tell(EventStarted, p, "")
 	return id, nil
 }
 
@@ -219,7 +219,7 @@ func (m *Manager) stopLocked(ctx context.Context, p *sandbox) error {
 	}
 	m.setPod(p, func() { p.pid, p.rec.StoppedAt = 0, time.Now() })
 	if wasReady {
-		m.events.send(Event{Type: EventStopped, PodID: id})
+		m.tell(EventStopped, p, "")
 	}
 	if err := m.savePod(p); err != nil { // on a full disk: it is stopped all the same, as the next daemon will see
 		m.log.Error("record that a pod is stopped", "pod", id, "error", err)
@@ -295,7 +295,7 @@ func (m *Manager) removeLocked(ctx context.Context, p *sandbox) error {
 		return fmt.Errorf("remove pod %s: %w", id, err)
 	}
 	m.setPod(p, func() { delete(m.pods, id) })
-	m.events.send(Event{Type: EventDeleted, PodID: id})
+	m.tell(EventDeleted, p, "")
 	return nil
 }
 

@@ -46,6 +46,7 @@ func (m *Manager) showPod(p *sandbox) {
 	var v *Pod
 	if m.pods[p.rec.ID] == p {
 		v = p.view()
+		p.shown = v
 	}
 	s.Pods = replaced(s.Pods, v, func(o *Pod) int { return inOrder(o.CreatedAt, p.rec.CreatedAt, o.ID, p.rec.ID) })
 	m.shown.Store(&s)
@@ -85,7 +86,8 @@ func inOrder(a, b time.Time, aID, bID string) int {
 func (m *Manager) showAll() {
 	s := &Snapshot{}
 	for _, p := range m.pods {
-		s.Pods = append(s.Pods, p.view())
+		p.shown = p.view()
+		s.Pods = append(s.Pods, p.shown)
 	}
 	for _, c := range m.ctrs {
 		if c.rec.Made {

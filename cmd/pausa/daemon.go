@@ -87,8 +87,9 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(services.Close)
+	meters := newMeters()
 	inherited := inheritedDNS(ctx, keeper, log)
-	names, clusterDNS, dnsWarnings := openDNS(c, inherited, net.Routed, log)
+	names, clusterDNS, dnsWarnings := openDNS(c, inherited, net.Routed, meters.answered, log)
 	closeAll(inherited) // those in use were duplicated
 	if names != nil {
 		down.add(names.Close)
@@ -100,7 +101,6 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	confinement := apparmor.Open(ctx)
-	meters := newMeters()
 	pods, err := pod.New(pod.Options{
 		RunDir: c.Run, CgroupParent: c.CgroupParent, CgroupDriver: groups.driver, Runtime: keeper, Network: meteredNetwork{net, meters}, Images: store, AppArmor: confinement.Resolve, Log: log,
 		Handlers: handlers, CDIDirs: c.CDIDirs,
@@ -129,7 +129,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		balancers = service.NewAllocator(c.BalancerCIDRs, 0, 0)
 	}
 	engine, err := reconcile.New(reconcile.Options{
-		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: services,
+		StateDir: c.State, RunDir: c.Run, Pods: pods, Images: store, Services: meteredServices{services, meters},
 		Pull: func(ctx context.Context, ref string, auth images.Auth) error {
 			_, err := meters.pull(func() (images.Image, error) { return store.Pull(ctx, ref, images.PullOptions{Auth: auth}) })
 			return err
@@ -176,7 +176,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	work.Go(func() error { return server.Serve(ctx, c.Socket) })
 	work.Go(func() error { return p.announce(ctx, c.Socket) })
 	work.Go(func() error {
-		(&healer{net: net, services: services, healed: meters.heals.Inc, log: log}).run(ctx)
+		(&healer{net: net, services: services, healed: meters.healed, log: log}).run(ctx)
 		return nil
 	})
 	if names != nil {

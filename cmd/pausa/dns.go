@@ -21,7 +21,7 @@ const dnsPlace = 10
 
 // openDNS binds the sockets of cluster DNS. It is no reason for the daemon to
 // end: without a server, pods use the host's resolver, and the warnings say why.
-func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool, log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
+func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool, answered func(dns.Source, string), log *slog.Logger) (*dns.Server, *reconcile.ClusterDNS, []string) {
 	if !c.DNS {
 		if err := dns.Release(dnsAddrs(c.PodCIDRs, c.ServiceCIDRs)); err != nil {
 			log.Warn("give up the addresses of DNS", "error", err)
@@ -33,7 +33,7 @@ func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool
 		return nil, nil, []string{"DNS is off: no range of network.service_cidrs has a 10th address and a range of network.pod_cidrs of its family"}
 	}
 	server, err := dns.Listen(dns.Options{
-		Domain: c.DNSDomain, Addrs: addrs, Ranges: slices.Concat(allPodCIDRs(c), c.ServiceCIDRs), Log: log, Inherited: inherited,
+		Domain: c.DNSDomain, Addrs: addrs, Ranges: slices.Concat(allPodCIDRs(c), c.ServiceCIDRs), Log: log, Inherited: inherited, Answered: answered,
 	})
 	if err != nil {
 		return nil, nil, []string{fmt.Sprintf("DNS is off: %v", err)}

@@ -39,14 +39,14 @@ func TestDNSAddrs(t *testing.T) {
 // The daemon goes on without DNS, and says why.
 func TestDNSThatCannotBe(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	if server, cluster, warnings := openDNS(&config.Config{}, nil, nil, log); server != nil || cluster != nil || len(warnings) != 0 {
+	if server, cluster, warnings := openDNS(&config.Config{}, nil, nil, nil, log); server != nil || cluster != nil || len(warnings) != 0 {
 		t.Errorf("switched off: %v %v %v", server, cluster, warnings)
 	}
-	server, cluster, warnings := openDNS(&config.Config{DNS: true, DNSDomain: "cluster.local", PodCIDRs: prefixes("10.88.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/29")}, nil, nil, log)
+	server, cluster, warnings := openDNS(&config.Config{DNS: true, DNSDomain: "cluster.local", PodCIDRs: prefixes("10.88.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/29")}, nil, nil, nil, log)
 	if server != nil || cluster != nil || !strings.Contains(fmt.Sprint(warnings), "DNS is off: no range of network.service_cidrs") {
 		t.Errorf("a small range: %v %v %v", server, cluster, warnings)
 	}
-	server, cluster, warnings = openDNS(&config.Config{DNS: true, DNSDomain: "a..b", PodCIDRs: prefixes("10.88.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16")}, nil, nil, log)
+	server, cluster, warnings = openDNS(&config.Config{DNS: true, DNSDomain: "a..b", PodCIDRs: prefixes("10.88.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16")}, nil, nil, nil, log)
 	if server != nil || cluster != nil || !strings.Contains(fmt.Sprint(warnings), "is not a domain") {
 		t.Errorf("a bad domain: %v %v %v", server, cluster, warnings)
 	}

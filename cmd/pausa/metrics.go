@@ -18,7 +18,10 @@ import (
 	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/internal/unixsocket"
 	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/network/dns"
+	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/reconcile"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -29,8 +32,10 @@ type meters struct {
 	calls    *prometheus.HistogramVec
 	pulls    *prometheus.HistogramVec
 	network  *prometheus.HistogramVec
+	services *prometheus.HistogramVec
+	dns      *prometheus.CounterVec
+	heals    *prometheus.CounterVec
 	keepers  prometheus.Counter
-	heals    prometheus.Counter
 }
 
 func newMeters() *meters {
@@ -40,8 +45,8 @@ func newMeters() *meters {
 		m.registry.MustRegister(h)
 		return h
 	}
-	counter := func(name, help string) prometheus.Counter {
-		c := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 		m.registry.MustRegister(c)
 		return c
 	}
@@ -50,8 +55,18 @@ func newMeters() *meters {
 	m.pulls = histogram("pausa_image_pull_duration_seconds", "Time that image pulls took.", prometheus.ExponentialBuckets(0.1, 2.5, 9), "result")
 	m.network = histogram("pausa_network_duration_seconds", "Time that attaching pods to the network, and detaching them, took.",
 		prometheus.ExponentialBuckets(0.001, 2.5, 12), "operation", "result")
-	m.keepers = counter("pausa_keeper_restarts_total", "Keepers that were started because the one before had gone.")
-	m.heals = counter("pausa_network_heals_total", "Times that bridge, routes or rules were made again after somebody had changed them.")
+	m.services = histogram("pausa_service_write_duration_seconds", "Time that writing Services into the kernel took: changes of some, or all of them.",
+		prometheus.ExponentialBuckets(0.0005, 2.5, 12), "operation", "result")
+	m.dns = counter("pausa_dns_answers_total", "Answers to questions of DNS, by where they came from (cluster, cache, upstream, none) and their code.", "source", "code")
+	m.heals = counter("pausa_network_heals_total", "Times that links (with addresses, routes and settings) or rules were made again after somebody had changed them, by what came of it.", "what", "result")
+	m.keepers = counter("pausa_keeper_restarts_total", "Keepers that were started because the one before had gone.").WithLabelValues()
+	for _, what := range []string{healLinks, healRules} { // an increase is seen from the first time on
+		m.heals.WithLabelValues(what, "ok")
+		m.heals.WithLabelValues(what, "error")
+	}
+	for _, from := range []dns.Source{dns.FromCluster, dns.FromCache, dns.FromUpstream} {
+		m.dns.WithLabelValues(string(from), "NOERROR")
+	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{Name: "pausa_build_info", Help: "Always 1.", ConstLabels: prometheus.Labels{"version": version}})
 	build.Set(1)
 	m.registry.MustRegister(build, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -108,6 +123,35 @@ func (n meteredNetwork) Detach(ctx context.Context, id string) error {
 	err := n.Network.Detach(ctx, id)
 	n.meters.network.WithLabelValues("detach", outcome(err)).Observe(time.Since(began).Seconds())
 	return err
+}
+
+// answered counts answers of DNS.
+func (m *meters) answered(from dns.Source, code string) {
+	m.dns.WithLabelValues(string(from), code).Inc()
+}
+
+// healed counts damages of the network that were looked after.
+func (m *meters) healed(what string, err error) { m.heals.WithLabelValues(what, outcome(err)).Inc() }
+
+// meteredServices measures what is written of Services.
+type meteredServices struct {
+	reconcile.ServiceTable
+	meters *meters
+}
+
+func (s meteredServices) measure(operation string, write func() error) error {
+	began := time.Now()
+	err := write()
+	s.meters.services.WithLabelValues(operation, outcome(err)).Observe(time.Since(began).Seconds())
+	return err
+}
+
+func (s meteredServices) Sync(ctx context.Context, desired []service.Service) error {
+	return s.measure("all", func() error { return s.ServiceTable.Sync(ctx, desired) })
+}
+
+func (s meteredServices) Update(ctx context.Context, set []service.Service, gone []service.ID) error {
+	return s.measure("change", func() error { return s.ServiceTable.Update(ctx, set, gone) })
 }
 
 // census counts what is there when it is asked.

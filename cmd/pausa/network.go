@@ -59,12 +59,18 @@ const (
 	healEvery = 30 * time.Second
 )
 
+// What is healed.
+const (
+	healLinks = "links" // bridge, addresses, routes and settings
+	healRules = "rules"
+)
+
 // healer writes the bridges, links, kernel settings, routes and the rules of pods
 // again when somebody has changed them, and now and then.
 type healer struct {
 	net      *network.Manager
 	services *service.Table
-	healed   func() // called each time that damage was found
+	healed   func(what string, err error) // called each time that damage was found
 	log      *slog.Logger
 
 	last   time.Time // when all was written
@@ -86,7 +92,7 @@ func (h *healer) run(ctx context.Context) {
 				changed = nil
 				continue
 			}
-			h.heal(ctx, "rules")
+			h.heal(ctx, healRules, healRules)
 		case <-look.C:
 			h.look(ctx)
 		}
@@ -105,17 +111,21 @@ func (h *healer) look(ctx context.Context) {
 		}
 		return
 	}
-	h.heal(ctx, damage)
+	h.heal(ctx, healLinks, damage)
 }
 
-func (h *healer) heal(ctx context.Context, damage string) {
+// heal writes all again; damage says what was found, of what kind, if anything was.
+func (h *healer) heal(ctx context.Context, what, damage string) {
 	if damage != "" {
 		h.log.Warn("the network was changed by somebody else; making it again", "damage", damage)
-		h.healed()
 	}
 	h.last, h.failed = time.Now(), ""
-	if err := errors.Join(h.net.Sync(ctx), h.services.Maintain()); err != nil {
+	err := errors.Join(h.net.Sync(ctx), h.services.Maintain())
+	if err != nil {
 		h.log.Error("heal network", "error", err)
 		h.failed = damage
+	}
+	if damage != "" {
+		h.healed(what, err)
 	}
 }

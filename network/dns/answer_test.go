@@ -54,7 +54,8 @@ func newHandler(r Records) *handler {
 }
 
 func (h *handler) ask(name string, qtype uint16) *dns.Msg {
-	return h.reply(netip.MustParseAddr("10.88.0.5"), new(dns.Msg).SetQuestion(name, qtype))
+	m, _ := h.reply(netip.MustParseAddr("10.88.0.5"), new(dns.Msg).SetQuestion(name, qtype))
+	return m
 }
 
 // told is an answer in one line: its code, and the records of its sections, sorted.
@@ -209,7 +210,10 @@ func TestRefusals(t *testing.T) {
 	} {
 		m := new(dns.Msg).SetQuestion("web.default.svc.cluster.local.", dns.TypeA)
 		c.change(m)
-		got := h.reply(netip.MustParseAddr(c.remote), m)
+		got, from := h.reply(netip.MustParseAddr(c.remote), m)
+		if (from == FromNowhere) != (c.want != dns.RcodeSuccess) {
+			t.Errorf("%s: answered from %s", c.what, from)
+		}
 		if _, err := got.Pack(); err != nil || got.Rcode != c.want || got.Id != m.Id || !got.Response {
 			t.Errorf("%s: %s (pack: %v), want %s", c.what, dns.RcodeToString[got.Rcode], err, dns.RcodeToString[c.want])
 		}
@@ -234,7 +238,7 @@ func FuzzReply(f *testing.F) {
 		if req.Unpack(data) != nil {
 			return
 		}
-		reply := h.reply(remote, &req)
+		reply, _ := h.reply(remote, &req)
 		reply.Truncate(512)
 		if _, err := reply.Pack(); err != nil {
 			t.Fatalf("%v in the answer to %s", err, &req)

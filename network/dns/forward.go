@@ -82,19 +82,19 @@ func (f *forwarder) note(s netip.AddrPort, err error) {
 	}
 }
 
-// exchange is the answer of the first upstream that has one; nil if none does.
-func (f *forwarder) exchange(ctx context.Context, req *dns.Msg) *dns.Msg {
+// exchange is the answer of the first upstream that has one, now or a while ago; nil if none does.
+func (f *forwarder) exchange(ctx context.Context, req *dns.Msg) (*dns.Msg, Source) {
 	key, name := keyOf(req), req.Question[0].Name
 	known, epoch := f.cache.get(key, name)
 	if known != nil {
-		return known
+		return known, FromCache
 	}
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()
 	default:
 		f.log.Warn("too many questions wait for upstream servers; one is refused", "waiting", openQuestions)
-		return nil
+		return nil, FromUpstream
 	}
 	ctx, cancel := context.WithTimeout(ctx, askFor)
 	defer cancel()
@@ -102,7 +102,7 @@ func (f *forwarder) exchange(ctx context.Context, req *dns.Msg) *dns.Msg {
 	if answer != nil {
 		f.cache.put(key, answer, epoch)
 	}
-	return answer
+	return answer, FromUpstream
 }
 
 // askAll tries every upstream in each round. One that refuses or fails is not

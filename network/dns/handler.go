@@ -24,12 +24,34 @@ type handler struct {
 	now     atomic.Pointer[zone]
 	turn    atomic.Uint32
 	forward *forwarder
+	// answered is told of every answer.
+	answered func(from Source, code string)
+}
+
+// Source is where an answer came from.
+type Source string
+
+// The sources of answers.
+const (
+	FromCluster  Source = "cluster"  // our own records
+	FromCache    Source = "cache"    // what an upstream said before
+	FromUpstream Source = "upstream" // also when none has answered
+	FromNowhere  Source = "none"     // the question was refused as such
+)
+
+// code is the name of an answer's code, of a few.
+func code(rcode int) string {
+	if name, ok := dns.RcodeToString[rcode]; ok {
+		return name
+	}
+	return "OTHER"
 }
 
 // ServeDNS is called in a goroutine of its own for each question.
 func (h *handler) ServeDNS(w dns.ResponseWriter, req *dns.Msg) {
 	remote, stream := remoteOf(w.RemoteAddr())
-	reply := h.reply(remote, req)
+	reply, from := h.reply(remote, req)
+	h.answered(from, code(reply.Rcode))
 	size := dns.MaxMsgSize
 	if opt := req.IsEdns0(); !stream {
 		size = dns.MinMsgSize
@@ -62,7 +84,8 @@ func remoteOf(a net.Addr) (addr netip.Addr, stream bool) {
 }
 
 // reply works an answer out. Whatever a stranger sends, the daemon goes on.
-func (h *handler) reply(remote netip.Addr, req *dns.Msg) (reply *dns.Msg) {
+func (h *handler) reply(remote netip.Addr, req *dns.Msg) (reply *dns.Msg, from Source) {
+	from = FromNowhere
 	reply = new(dns.Msg).SetReply(req)
 	reply.RecursionAvailable, reply.Compress = true, true
 	defer func() {
@@ -85,9 +108,9 @@ func (h *handler) reply(remote netip.Addr, req *dns.Msg) (reply *dns.Msg) {
 	case !h.serves(remote), req.Question[0].Qclass != dns.ClassINET, transfer(req.Question[0].Qtype):
 		reply.Rcode = dns.RcodeRefused
 	default:
-		h.question(reply, req)
+		from = h.question(reply, req)
 	}
-	return reply
+	return reply, from
 }
 
 // serves refuses the Internet: it has nothing to ask here, and a server that
@@ -102,33 +125,37 @@ func (h *handler) ours(a netip.Addr) bool {
 	return slices.ContainsFunc(*h.ranges.Load(), func(p netip.Prefix) bool { return p.Contains(a) })
 }
 
-func (h *handler) question(reply, req *dns.Msg) {
+func (h *handler) question(reply, req *dns.Msg) Source {
 	q := req.Question[0]
 	name := strings.ToLower(q.Name)
 	s := h.now.Load()
 	if within(name, h.domain) {
 		if next := s.answer(reply, q, int(h.turn.Add(1)%1024)); next != "" {
-			h.follow(reply, req, next)
+			return h.follow(reply, req, next)
 		}
-		return
+		return FromCluster
 	}
 	if a, ok := reverseAddr(name); ok && h.ours(a) {
 		s.answerPTR(reply, q, a)
-		return
+		return FromCluster
 	}
 	if h.forward.cameBack(q) {
 		reply.Rcode = dns.RcodeRefused
-		return
+		return FromNowhere
 	}
-	h.copyInto(reply, h.forward.exchange(context.Background(), req))
+	answer, from := h.forward.exchange(context.Background(), req)
+	h.copyInto(reply, answer)
+	return from
 }
 
 // follow adds what others know of the name that ours is another one for.
-func (h *handler) follow(reply, req *dns.Msg, name string) {
+func (h *handler) follow(reply, req *dns.Msg, name string) Source {
 	ask := req.Copy()
 	ask.Question[0].Name = name
 	reply.Authoritative = false
-	h.copyInto(reply, h.forward.exchange(context.Background(), ask))
+	answer, from := h.forward.exchange(context.Background(), ask)
+	h.copyInto(reply, answer)
+	return from
 }
 
 // copyInto takes over an answer from elsewhere; nil is none.

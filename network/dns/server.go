@@ -47,7 +47,9 @@ type Options struct {
 	// Inherited are the sockets of a server before (Files): what waits in them is
 	// answered. Those that are of no use are left to the caller.
 	Inherited map[string]*os.File
-	Log       *slog.Logger
+	// Answered, if set, is told of every answer: its source, and its code by name ("NOERROR").
+	Answered func(from Source, code string)
+	Log      *slog.Logger
 }
 
 // Server holds the sockets.
@@ -78,6 +80,9 @@ func Listen(opts Options) (*Server, error) {
 	if opts.ResolvConf == "" {
 		opts.ResolvConf = "/etc/resolv.conf"
 	}
+	if opts.Answered == nil {
+		opts.Answered = func(Source, string) {}
+	}
 	domain := strings.ToLower(dns.Fqdn(opts.Domain))
 	if _, ok := dns.IsDomainName(domain); !ok || domain == "." {
 		return nil, fmt.Errorf("serve DNS: %q is not a domain: write a name such as cluster.local", opts.Domain)
@@ -85,7 +90,7 @@ func Listen(opts Options) (*Server, error) {
 	if len(opts.Addrs) == 0 {
 		return nil, errors.New("serve DNS: no address to listen on")
 	}
-	s := &Server{opts: opts, handler: &handler{domain: domain, log: opts.Log, forward: newForwarder(opts.Log)}, known: make(chan struct{})}
+	s := &Server{opts: opts, handler: &handler{domain: domain, log: opts.Log, forward: newForwarder(opts.Log), answered: opts.Answered}, known: make(chan struct{})}
 	s.SetRanges(opts.Ranges)
 	s.follower = &follower{path: opts.ResolvConf, own: s.own, set: func(servers []netip.AddrPort) {
 		s.handler.forward.setServers(servers)

@@ -3,6 +3,7 @@ package dns
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -500,5 +501,44 @@ func TestNothingLostInChange(t *testing.T) {
 	changes.Wait()
 	if n := lost.Load(); n > 0 {
 		t.Errorf("%d of %d answers were lost", n, askers*questions)
+	}
+}
+
+// Every answer is counted with its source and code.
+func TestAnswersAreCounted(t *testing.T) {
+	var mu sync.Mutex
+	counts := map[string]int{}
+	s := serve(t, func(o *Options) {
+		o.Answered = func(from Source, code string) {
+			mu.Lock()
+			defer mu.Unlock()
+			counts[string(from)+" "+code]++
+		}
+	})
+	u := newUpstream(t)
+	u.says(func(w dns.ResponseWriter, m *dns.Msg) {
+		reply := new(dns.Msg).SetReply(m)
+		reply.Answer = []dns.RR{addrRR(m.Question[0].Name, addrs("192.0.2.1")[0])}
+		_ = w.WriteMsg(reply)
+	})
+	ask := func(names ...string) {
+		t.Helper()
+		for _, name := range names {
+			if _, err := exchange(s, "UDP", name, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ask("web.default.svc.cluster.local.", "none.default.svc.cluster.local.", "outside.example.") // without a server to ask
+	s.handler.forward.setServers([]netip.AddrPort{u.addr})
+	ask("outside.example.", "outside.example.")
+	want := map[string]int{"cluster NOERROR": 1, "cluster NXDOMAIN": 1, "upstream SERVFAIL": 1, "upstream NOERROR": 1, "cache NOERROR": 1}
+	mu.Lock()
+	defer mu.Unlock()
+	if !maps.Equal(counts, want) {
+		t.Errorf("counted %v, want %v", counts, want)
+	}
+	if got := code(4095); got != "OTHER" {
+		t.Errorf("an unknown code is %s", got)
 	}
 }

@@ -350,6 +350,16 @@ func TestStats(t *testing.T) {
 	if s := stats[0]; s.ID != id || s.CPUNanos == 0 || s.MemoryLimit != 64<<20 || s.Pids != 1 || s.MemoryUsage == 0 {
 		t.Errorf("stats %+v", s)
 	}
+	// Where the kernel tells of pressure at the root, it does of each group.
+	var here []string
+	for _, path := range []string{"/sys/fs/cgroup/cpu.pressure", "/sys/fs/cgroup/unified/cpu.pressure"} {
+		if _, err := os.ReadFile(path); err == nil {
+			here = append(here, path)
+		}
+	}
+	if s := stats[0]; (s.CPUPressure == nil || s.MemoryPressure == nil || s.IOPressure == nil) != (len(here) == 0) {
+		t.Errorf("pressure %+v, %+v, %+v; the kernel has %v", s.CPUPressure, s.MemoryPressure, s.IOPressure, here)
+	}
 	// The group above has nothing else in it.
 	above, err := h.client.GroupStats(ctx(t), filepath.Dir(group), group+"/none")
 	if err != nil || len(above) != 1 || above[0].ID != filepath.Dir(group) || above[0].MemoryUsage == 0 || above[0].CPUNanos < stats[0].CPUNanos {
