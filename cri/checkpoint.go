@@ -2,9 +2,14 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/pausa-run/pausa/pod"
 )
 
 // CheckpointContainer writes an archive of a running container, which goes on.
@@ -52,10 +57,49 @@ func noOptions(options map[string]string) error {
 	return nil
 }
 
-// noRestore is why no pod is restored; it says what to do instead.
-const noRestore = "this runtime restores no checkpoints, whose images would choose users, capabilities and filters of processes: use them to look into containers"
+// RestorePod makes a pod with containers of a checkpoint. They are created, and go on when they are started.
+func (s *runtimeService) RestorePod(ctx context.Context, r *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
+	if err := checkAbs("checkpoint_path", r.CheckpointPath); err != nil {
+		return nil, err
+	}
+	if err := noOptions(r.Options); err != nil {
+		return nil, err
+	}
+	cfg, err := s.sandboxConfig(r.Config, r.RuntimeHandler)
+	if err != nil {
+		return nil, err
+	}
+	if len(r.ContainerConfigs) == 0 {
+		return nil, invalid("container_configs", "is empty: name every container of the checkpoint")
+	}
+	ctrs := make([]pod.ContainerConfig, len(r.ContainerConfigs))
+	for i, c := range r.ContainerConfigs {
+		if ctrs[i], err = s.settledConfig(ctx, c, &cfg); err != nil {
+			return nil, inContainer(i, err)
+		}
+		if slices.ContainsFunc(ctrs[:i], func(before pod.ContainerConfig) bool { return before.Name == ctrs[i].Name }) {
+			return nil, invalid(fmt.Sprintf("container_configs[%d].metadata.name", i), "%q is there twice", ctrs[i].Name)
+		}
+		if ctrs[i].TargetContainer != "" {
+			return nil, invalid(fmt.Sprintf("container_configs[%d].linux.security_context.namespace_options.target_id", i), "no container of another one's PID namespace is restored")
+		}
+	}
+	id, restored, err := s.o.Pods.RestorePod(ctx, cfg, ctrs, r.CheckpointPath)
+	if err != nil {
+		return nil, err
+	}
+	out := &criv1.RestorePodResponse{PodSandboxId: id}
+	for _, c := range restored {
+		out.RestoredContainers = append(out.RestoredContainers, &criv1.RestoredContainer{Name: c.Name, ContainerId: c.ID})
+	}
+	return out, nil
+}
 
-// RestorePod is not implemented.
-func (s *runtimeService) RestorePod(context.Context, *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
-	return nil, fmt.Errorf("restore pod: %w: %s", errUnimplemented, noRestore)
+// inContainer names a field of a container's configuration as this request does.
+func inContainer(i int, err error) error {
+	var f *fieldError
+	if errors.As(err, &f) {
+		return &fieldError{fmt.Sprintf("container_configs[%d].%s", i, strings.TrimPrefix(f.field, "config.")), f.reason}
+	}
+	return err
 }

@@ -25,7 +25,7 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *criv1.CreateCon
 	if err := checkSandboxConfig(r.SandboxConfig, &p.Config); err != nil {
 		return nil, err
 	}
-	cfg, err := containerConfig(r.Config, p.Config)
+	cfg, err := s.settledConfig(ctx, r.Config, &p.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -34,15 +34,21 @@ func (s *runtimeService) CreateContainer(ctx context.Context, r *criv1.CreateCon
 			return nil, err
 		}
 	}
-	relabel := slices.IndexFunc(r.Config.Mounts, (*criv1.Mount).GetSelinuxRelabel)
-	if err := s.host.settle(ctx, &cfg, p.Config.LogDirectory, relabel); err != nil {
-		return nil, err
-	}
 	id, err := s.o.Pods.CreateContainer(ctx, p.ID, cfg)
 	if err != nil {
 		return nil, err
 	}
 	return &criv1.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// settledConfig is what a container's configuration means on this host.
+func (s *runtimeService) settledConfig(ctx context.Context, c *criv1.ContainerConfig, p *pod.Config) (pod.ContainerConfig, error) {
+	cfg, err := containerConfig(c, *p)
+	if err != nil {
+		return cfg, err
+	}
+	relabel := slices.IndexFunc(c.Mounts, (*criv1.Mount).GetSelinuxRelabel)
+	return cfg, s.host.settle(ctx, &cfg, p.LogDirectory, relabel)
 }
 
 // checkSandboxConfig sees that the repeated configuration, if there, is of this pod. What counts is the one that made it.

@@ -326,6 +326,19 @@ func (f *fakePods) CheckpointPod(_ context.Context, podID string, ids []string, 
 	return os.WriteFile(filepath.Join(dir, "pod.json"), []byte(strings.Join(ids, " ")), 0o600)
 }
 
+func (f *fakePods) RestorePod(ctx context.Context, cfg pod.Config, ctrs []pod.ContainerConfig, _ string) (string, []pod.Restored, error) {
+	id, err := f.Run(ctx, cfg)
+	var out []pod.Restored
+	for _, c := range ctrs {
+		if err == nil {
+			var ctr string
+			ctr, err = f.CreateContainer(ctx, id, c)
+			out = append(out, pod.Restored{Name: c.Name, ID: ctr})
+		}
+	}
+	return id, out, err
+}
+
 func (f *fakePods) DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error) {
 	all, err := f.Stats(ctx, ids...)
 	for i := range all {

@@ -242,7 +242,40 @@ func TestCalls(t *testing.T) {
 			})
 			return err
 		}, codes.InvalidArgument, "fast"},
-		"restore pod": {func() error { _, err := d.rt.RestorePod(ctx, &criv1.RestorePodRequest{}); return err }, codes.Unimplemented, "restores no checkpoints"},
+		"restore pod": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(*criv1.RestorePodRequest) {}))
+			return err
+		}, codes.OK, ""},
+		"restore pod from nowhere": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.CheckpointPath = "here" }))
+			return err
+		}, codes.InvalidArgument, "checkpoint_path"},
+		"restore pod with an option": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.Options = map[string]string{"fast": "1"} }))
+			return err
+		}, codes.InvalidArgument, "options"},
+		"restore pod by a stranger's handler": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.RuntimeHandler = "nobody" }))
+			return err
+		}, codes.InvalidArgument, "runtime_handler"},
+		"restore no pod": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.Config = nil }))
+			return err
+		}, codes.InvalidArgument, "config"},
+		"restore no containers": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.ContainerConfigs = nil }))
+			return err
+		}, codes.InvalidArgument, "container_configs"},
+		"restore a container twice": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) {
+				r.ContainerConfigs = append(r.ContainerConfigs, r.ContainerConfigs...)
+			}))
+			return err
+		}, codes.InvalidArgument, "container_configs[1].metadata.name"},
+		"restore a bad container": {func() error {
+			_, err := d.rt.RestorePod(ctx, restoreRequest(t, func(r *criv1.RestorePodRequest) { r.ContainerConfigs[0].LogPath = "../x" }))
+			return err
+		}, codes.InvalidArgument, "container_configs[0].log_path"},
 		"attach with a tty": {func() error {
 			_, err := d.rt.Attach(ctx, &criv1.AttachRequest{ContainerId: id, Tty: true, Stdin: true})
 			return err
@@ -442,4 +475,15 @@ func TestSettle(t *testing.T) {
 	if err := none.settle(ctx, &cfg, "", -1); err != nil && (!errors.Is(err, context.Canceled) || cfg.Mounts[0].Source != link) {
 		t.Errorf("ended context: %v %+v", err, cfg)
 	}
+}
+
+// restoreRequest asks for a pod of one container.
+func restoreRequest(t *testing.T, change func(*criv1.RestorePodRequest)) *criv1.RestorePodRequest {
+	r := &criv1.RestorePodRequest{
+		CheckpointPath:   t.TempDir(),
+		Config:           &criv1.PodSandboxConfig{Metadata: &criv1.PodSandboxMetadata{Name: "restored", Namespace: "default", Uid: "restored"}},
+		ContainerConfigs: []*criv1.ContainerConfig{{Metadata: &criv1.ContainerMetadata{Name: "main"}, Image: &criv1.ImageSpec{Image: "busybox"}}},
+	}
+	change(r)
+	return r
 }

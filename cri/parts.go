@@ -34,6 +34,7 @@ type Pods interface {
 
 	Checkpoint(ctx context.Context, id, location string) error
 	CheckpointPod(ctx context.Context, podID string, ids []string, dir string) error
+	RestorePod(ctx context.Context, cfg pod.Config, ctrs []pod.ContainerConfig, path string) (podID string, restored []pod.Restored, err error)
 	Stats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	DetailedStats(ctx context.Context, ids ...string) ([]runtime.Stats, error)
 	PodStats(ctx context.Context, ids ...string) (map[string]runtime.Stats, error)

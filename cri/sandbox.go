@@ -6,18 +6,13 @@ import (
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/runtime"
 )
 
 // RunPodSandbox makes a pod. A duplicate of a request that is being served joins it.
 func (s *runtimeService) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
-	if len(r.RuntimeHandler) > maxName {
-		return nil, invalid("runtime_handler", "has %d bytes: at most %d are allowed", len(r.RuntimeHandler), maxName)
-	}
-	if _, err := s.o.Handlers.Find(r.RuntimeHandler); errors.Is(err, runtime.ErrNotFound) {
-		return nil, invalid("runtime_handler", "%v", err)
-	}
-	cfg, err := podConfig(r.Config, r.RuntimeHandler)
+	cfg, err := s.sandboxConfig(r.Config, r.RuntimeHandler)
 	if err != nil {
 		return nil, err
 	}
@@ -26,6 +21,17 @@ func (s *runtimeService) RunPodSandbox(ctx context.Context, r *criv1.RunPodSandb
 		return nil, err
 	}
 	return &criv1.RunPodSandboxResponse{PodSandboxId: id}, nil
+}
+
+// sandboxConfig checks what a pod shall be, and by which handler.
+func (s *runtimeService) sandboxConfig(c *criv1.PodSandboxConfig, handler string) (pod.Config, error) {
+	if len(handler) > maxName {
+		return pod.Config{}, invalid("runtime_handler", "has %d bytes: at most %d are allowed", len(handler), maxName)
+	}
+	if _, err := s.o.Handlers.Find(handler); errors.Is(err, runtime.ErrNotFound) {
+		return pod.Config{}, invalid("runtime_handler", "%v", err)
+	}
+	return podConfig(c, handler)
 }
 
 // StopPodSandbox ends a pod's containers and network; nothing to do is no error.

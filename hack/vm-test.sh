@@ -4,7 +4,7 @@
 #
 #   tests    integration tests, the keeper's tests of control groups and checkpoints, and a
 #            few AppArmor specs of the Kubernetes CRI suite
-#   critest  the whole suite, and a checkpoint over the socket; the output is in bin/critest-vm.log;
+#   critest  the whole suite, and checkpoints and a restore over the socket; the output is in bin/critest-vm.log;
 #            RUNTIME=/usr/bin/crun has the VM's crun make the containers, /usr/sbin/runc its runc
 #   systemd  the tests of the systemd cgroup driver and of a reboot, with cgroup
 #            v2 and then with v1 and v2 side by side
@@ -59,7 +59,7 @@ case $what in
     add_keeper_tests
     add_critest
     run=${RUN:-'^(TestHelloExample|TestExec|TestCRIPodLife|TestKillKeeper|TestPodSpecOfKernel)$'}
-    keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup|TestStats|TestDetails)$'
+    keeper='^(TestOOM.*|TestLimits.*|TestCheckpoint.*|TestRestore.*|TestExecIsDeadWhenTheCallReturns|TestExecLeavesNoGroup|TestStats|TestDetails)$'
     specs='AppArmor runtime should support apparmor field'
     vm 1500 -- "/job/tests '$run' && { [ '${RUN:-}' ] || { /job/keeper-tests '$keeper' && /job/critest '$specs'; }; }"
     ;;
@@ -67,7 +67,7 @@ case $what in
     add_tests
     add_critest
     status=0
-    vm 3000 -m 3072 -- "{ [ '${RUN:-}${RUNTIME:-}' ] || /job/tests '^TestCheckpoint$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
+    vm 3000 -m 3072 -- "{ [ '${RUN:-}${RUNTIME:-}' ] || /job/tests '^(TestCheckpoint|TestCheckpointPod|TestRestorePod)$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
     sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
     exit $status
     ;;

@@ -5,15 +5,19 @@ package integration
 import (
 	"archive/tar"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -96,6 +100,124 @@ func TestCheckpointPod(t *testing.T) {
 	if _, err := k.runtime.CheckpointPod(k.ctx, request); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("into a folder that is not empty: %v", err)
 	}
+}
+
+// A pod that is restored goes on where its checkpoint was made, in a pod of its own;
+// what the checkpoint says does not change its confinement.
+func TestRestorePod(t *testing.T) {
+	n := newNode(t, "restorepod")
+	k := newKubelet(t, n)
+	if out, works := exec.Command("criu", "check").CombinedOutput(); works != nil {
+		t.Skipf("CRIU does not work here (criu check: %v %.200s)", works, out)
+	}
+	volume := t.TempDir()
+	pod, config := k.sandboxConfig("count"), k.containerConfig(`exec 3>>/count; sleep 100000 | cat >/dev/null & rm /etc/group; trap 'exit 7' TERM
+		i=0; while :; do i=$((i+1)); echo $i; echo $i >&3; echo $i >/data/last; sleep 0.2; done`)
+	own := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
+	pod.Linux.SecurityContext = &criv1.LinuxSandboxSecurityContext{NamespaceOptions: own}
+	config.Linux.SecurityContext = &criv1.LinuxContainerSecurityContext{NamespaceOptions: own, NoNewPrivs: true}
+	config.Mounts = []*criv1.Mount{{HostPath: volume, ContainerPath: "/data"}, {HostPath: "/usr", ContainerPath: "/usr/host", Readonly: true}}
+	sandbox, container := k.launch(pod, config)
+	last := func() int {
+		data, _ := os.ReadFile(filepath.Join(volume, "last"))
+		i, _ := strconv.Atoi(strings.TrimSpace(string(data)))
+		return i
+	}
+	n.eventually("it counts", func() error {
+		if last() < 3 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	dir := t.TempDir()
+	if _, err := k.runtime.CheckpointPod(k.ctx, &criv1.CheckpointPodRequest{PodSandboxId: sandbox, OutputPath: dir, ContainerIds: []string{container}}); err != nil {
+		t.Fatal(err)
+	}
+	k.down(sandbox, container)
+	reached := last()
+	pod.Metadata.Uid, pod.Hostname = "uid-again", "again"
+	if err := os.MkdirAll(pod.LogDirectory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+
+	// Requests of less than the checkpoint has are refused, and nothing is left of them.
+	for what, change := range map[string]func(*criv1.ContainerConfig){
+		"another user": func(c *criv1.ContainerConfig) { c.Linux.SecurityContext.RunAsUser = &criv1.Int64Value{Value: 1000} },
+		"no capabilities": func(c *criv1.ContainerConfig) {
+			c.Linux.SecurityContext.Capabilities = &criv1.Capability{DropCapabilities: []string{"ALL"}}
+		},
+		"a filter": func(c *criv1.ContainerConfig) {
+			c.Linux.SecurityContext.Seccomp = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault}
+		},
+		"no volume":       func(c *criv1.ContainerConfig) { c.Mounts = nil },
+		"read-only":       func(c *criv1.ContainerConfig) { c.Mounts[0].Readonly = true },
+		"another command": func(c *criv1.ContainerConfig) { c.Command = []string{"sh"} },
+	} {
+		strict := proto.Clone(config).(*criv1.ContainerConfig)
+		change(strict)
+		_, err := k.runtime.RestorePod(k.ctx, &criv1.RestorePodRequest{CheckpointPath: dir, Config: pod, ContainerConfigs: []*criv1.ContainerConfig{strict}})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if list, err := k.runtime.ListPodSandbox(k.ctx, &criv1.ListPodSandboxRequest{}); err != nil || len(list.Items) > 0 {
+		t.Errorf("left after refusals: %v, %v", list, err)
+	}
+
+	restored, err := k.runtime.RestorePod(k.ctx, &criv1.RestorePodRequest{CheckpointPath: dir, Config: pod, ContainerConfigs: []*criv1.ContainerConfig{config}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(restored.RestoredContainers) != 1 || restored.RestoredContainers[0].Name != "main" {
+		t.Fatalf("restored %v", restored)
+	}
+	sandbox, container = restored.PodSandboxId, restored.RestoredContainers[0].ContainerId
+	if st, err := k.runtime.ContainerStatus(k.ctx, &criv1.ContainerStatusRequest{ContainerId: container}); err != nil || st.Status.State != criv1.ContainerState_CONTAINER_CREATED || last() != reached {
+		t.Errorf("before its start: %v, %v, count %d after %d", st, err, last(), reached)
+	}
+	if _, err := k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: container}); err != nil {
+		t.Fatal(err)
+	}
+	goesOn := func(what string) {
+		t.Helper()
+		before := last()
+		n.eventually(what, func() error {
+			if now := last(); now <= before {
+				return fmt.Errorf("it is at %d after %d", now, before)
+			}
+			return nil
+		})
+	}
+	goesOn("it counts on")
+	if now := last(); now < reached-5 {
+		t.Errorf("it began anew: %d after %d", now, reached)
+	}
+	if err := n.KillDaemon(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	n.restart()
+	k = newKubelet(t, n)
+	goesOn("it counts on without its daemon")
+	ex, err := k.execSync(container, 60, "sh", "-c", "hostname; test -e /etc/group || echo removed; head -1 /count; grep -E 'NoNewPrivs|CapBnd' /proc/1/status; ls /sys/class/net; touch /usr/host/x 2>&1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"again\n", "removed\n", "\n1\n", "NoNewPrivs:\t1", "eth0", "Read-only"} {
+		if !strings.Contains(string(ex.Stdout), want) {
+			t.Errorf("no %q in %q", want, ex.Stdout)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(pod.LogDirectory, config.LogPath))
+	if err != nil || !strings.Contains(string(log), fmt.Sprintf(" stdout F %d\n", reached+1)) {
+		t.Errorf("the log has no %d: %v", reached+1, err)
+	}
+	if _, err := k.runtime.StopContainer(k.ctx, &criv1.StopContainerRequest{ContainerId: container, Timeout: 60}); err != nil {
+		t.Fatal(err)
+	}
+	if st, err := k.runtime.ContainerStatus(k.ctx, &criv1.ContainerStatusRequest{ContainerId: container}); err != nil || st.Status.ExitCode != 7 {
+		t.Errorf("its end: %v, %v", st, err)
+	}
+	k.down(sandbox, container)
 }
 
 // ownPIDs runs a container with a PID namespace of its own, as a kubelet's have by default.

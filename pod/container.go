@@ -21,6 +21,11 @@ import (
 // and attempt) gets the first one's result until that is started. The command itself is looked for at
 // StartContainer.
 func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg ContainerConfig) (id string, err error) {
+	return m.createContainer(ctx, podID, cfg, nil)
+}
+
+// createContainer makes a container to be started, or one to be restored from a checkpoint's folder.
+func (m *Manager) createContainer(ctx context.Context, podID string, cfg ContainerConfig, from *os.Root) (id string, err error) {
 	if err := cfg.check(); err != nil {
 		return "", err
 	}
@@ -37,6 +42,8 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg Contain
 	if !first {
 		return m.joinContainer(ctx, c)
 	}
+	c.from = from
+	defer func() { c.from = nil }()
 	c.op.Lock()
 	defer c.op.Unlock()
 	defer func() {
@@ -113,6 +120,9 @@ func (m *Manager) makeContainer(ctx context.Context, c *container) error {
 		return err
 	}
 	spec, err := m.containerSpec(ctx, c, img)
+	if err == nil && c.from != nil { // after the spec: what a checkpoint changes has no say in who the user is
+		spec.Restore, err = m.restoreImages(ctx, c, spec.Spec)
+	}
 	if err != nil {
 		return err
 	}
@@ -162,6 +172,7 @@ func (m *Manager) StartContainer(ctx context.Context, id string) error {
 		m.noteFailedStart(ctx, rt, c)
 		return fmt.Errorf("start container %s: %w", name, keeperErr(err))
 	}
+	m.dropImages(c)
 	m.setContainer(c, func() { c.pid, c.rec.StartedAt = st.Pid, st.StartedAt })
 	m.tell(EventStarted, c.pod, c.rec.ID)
 	return m.saveContainer(c)

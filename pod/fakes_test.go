@@ -481,6 +481,12 @@ func (i *fakeImages) WriteDiff(_ context.Context, id string, w io.Writer) error 
 	return err
 }
 
+func (i *fakeImages) ApplyDiff(context.Context, string, io.Reader) error { return nil }
+
+func (i *fakeImages) RestoreFolder(id string) (string, error) {
+	return os.MkdirTemp("", "restore-"+id[:8])
+}
+
 func (i *fakeImages) WritableUsage(context.Context, string) (images.Usage, error) {
 	return images.Usage{Bytes: 7}, nil
 }

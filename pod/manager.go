@@ -64,6 +64,8 @@ type Images interface {
 	Mounted() ([]string, error)
 	WritableUsage(ctx context.Context, containerID string) (images.Usage, error)
 	WriteDiff(ctx context.Context, containerID string, w io.Writer) error
+	ApplyDiff(ctx context.Context, containerID string, r io.Reader) error
+	RestoreFolder(containerID string) (string, error)
 }
 
 // Options is what a Manager is made of.
@@ -130,6 +132,7 @@ type container struct {
 	made    chan struct{}
 	makeErr error
 	pod     *sandbox
+	from    *os.Root // a checkpoint of it, while it is made; nil: its command is run
 
 	// Guarded by Manager.mu.
 	rec containerRecord

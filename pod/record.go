@@ -44,6 +44,7 @@ type containerRecord struct {
 	StartedAt  time.Time       `json:"startedAt,omitzero"`
 	Exit       *runtime.Exit   `json:"exit,omitempty"`
 	LogPath    string          `json:"logPath,omitempty"`
+	RestoreDir string          `json:"restoreDir,omitempty"` // checked images of its processes; "" once they run
 	User       images.User     `json:"user"`
 	StopSignal string          `json:"stopSignal"`
 	CgroupPath string          `json:"cgroupPath"`

@@ -69,11 +69,28 @@ type ContainerSpec struct {
 	Spec  *specs.Spec `json:"spec"`
 	// Program makes it; nil: the keeper itself does.
 	Program *Program `json:"program,omitempty"`
+	// Restore brings processes back at the start; nil: the command is run.
+	Restore *Restore `json:"restore,omitempty"`
 	// LogPath is the file that gets the output in CRI format; "" keeps none.
 	LogPath string `json:"logPath,omitempty"`
 	// Stdin keeps an input open for Attach; StdinOnce closes it when the first attached client leaves.
 	Stdin     bool `json:"stdin,omitempty"`
 	StdinOnce bool `json:"stdinOnce,omitempty"`
+}
+
+// RestoredGroups is the number by which the images of a Restore name the groups of
+// all processes. What groups these are the keeper says, and what seccomp filter.
+const RestoredGroups = 2
+
+// RestoredStream is how the images of a Restore name stdin, stdout or stderr of the
+// container. libcontainer looks for the word in it.
+func RestoredStream(name string) string { return "pipe:" + name }
+
+// Restore is what CRIU restores a container from. Who asks for it has checked every
+// image (package restore): CRIU gives processes what the images say.
+type Restore struct {
+	// Dir holds the images. Only root may write there.
+	Dir string `json:"dir"`
 }
 
 // Status says how far a container has come.

@@ -121,6 +121,11 @@ func (k *Keeper) parkAgain(c *container) error {
 		go k.park(c)
 		return nil
 	}
+	if c.request.Restore != nil {
+		if err := k.undoRestore(c); err != nil {
+			return fmt.Errorf("undo a half-made restore: %w", err)
+		}
+	}
 	if lc, err := libcontainer.Load(k.lcRoot(), c.id); err == nil {
 		_ = lc.Signal(unix.SIGKILL)
 		if err := lc.Destroy(); err != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -108,8 +107,8 @@ func (k *Keeper) dumpAll(targets []runtime.CheckpointTarget, gone <-chan struct{
 
 // dumpable refuses what CRIU cannot be asked for.
 func (c *container) dumpable() (lc *libcontainer.Container, pid int, err error) {
-	if _, err := exec.LookPath("criu"); err != nil {
-		return nil, 0, fmt.Errorf("criu is not in the keeper's PATH: install the package criu, and see what 'criu check' says: %w", runtime.ErrNoCRIU)
+	if err := needCRIU(); err != nil {
+		return nil, 0, err
 	}
 	<-c.parked
 	c.mu.Lock()

@@ -113,6 +113,11 @@ func (k *Keeper) checkContainer(spec runtime.ContainerSpec) error {
 	case s.Linux.CgroupsPath == "":
 		return fmt.Errorf("container %q: no cgroup path", spec.ID)
 	}
+	if spec.Restore != nil {
+		if err := checkRestore(spec); err != nil {
+			return fmt.Errorf("container %q: restore: %w", spec.ID, err)
+		}
+	}
 	if spec.Program != nil {
 		if err := spec.Program.Check(); err != nil {
 			return fmt.Errorf("container %q: %w", spec.ID, err)
@@ -173,6 +178,9 @@ func (k *Keeper) startContainer(id string) (runtime.ContainerState, error) {
 	if err := c.claimRelease(); err != nil {
 		return c.snapshot(), err
 	}
+	if c.request.Restore != nil {
+		return k.startRestored(c)
+	}
 	if c.parkError != nil {
 		k.failStart(c, c.parkError)
 		return c.snapshot(), fmt.Errorf("start container %q: %w", id, c.parkError)
@@ -225,7 +233,7 @@ func (k *Keeper) signalContainer(id string, sig syscall.Signal, all bool) error 
 	}
 	c.mu.Unlock()
 	if proc == nil || engine == nil { // it has ended, or its start failed but nobody has asked for it yet
-		return nil
+		return k.endUnrestored(c, sig)
 	}
 	c.noteTold()
 	if all {
@@ -246,12 +254,12 @@ func (k *Keeper) removeContainer(id string) error {
 	}
 	<-c.parked
 	c.mu.Lock()
-	proc, claimed := c.proc, c.releasing
+	proc, claimed := c.proc, c.releasing || c.state.Status == runtime.Exited
 	c.releasing = true // nobody starts it any more
 	c.mu.Unlock()
 	if proc == nil {
 		if !claimed { // whoever waits for its end has waited long enough
-			k.failStart(c, c.parkError)
+			k.failStart(c, c.unstarted())
 		}
 		<-c.done
 		k.forget(c)

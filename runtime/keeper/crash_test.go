@@ -111,3 +111,17 @@ func TestDeadPauseIsSeen(t *testing.T) {
 		return err == nil && len(pods) == 1 && pods[0].Exited
 	})
 }
+
+// A container that ended under an earlier keeper is removed as any other.
+func TestRemoveWhatEndedUnderAnEarlierKeeper(t *testing.T) {
+	h := newHost(t)
+	id, _ := h.runOnce(h.pod(), []string{"true"})
+	h.kill()
+	h.launch()
+	if err := h.client.RemoveContainer(ctx(t), id); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := h.client.Containers(ctx(t)); err != nil || len(list) > 0 {
+		t.Errorf("left: %v, %v", list, err)
+	}
+}

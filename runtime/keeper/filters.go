@@ -159,6 +159,9 @@ func CompileFilter(from io.Reader) error {
 		return fmt.Errorf("decode seccomp profile: %w", err)
 	}
 	seccache.Record(compiledFD)
-	_, err := seccomp.InitSeccomp(&profile)
+	if _, err := seccomp.InitSeccomp(&profile); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, from) // until whoever looks at the filter has seen it
 	return err
 }

@@ -15,6 +15,10 @@ import (
 
 // park brings a container's init to the point where it waits to become the command.
 func (k *Keeper) park(c *container) {
+	if c.request.Restore != nil { // nothing of it may run before its start
+		close(c.parked)
+		return
+	}
 	err := k.startInit(c)
 	defer k.holdChanged(c)
 	defer close(c.parked)
