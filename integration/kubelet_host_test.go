@@ -31,6 +31,7 @@ type nodeAgent struct {
 	*node
 	dir    string
 	gates  map[string]bool
+	more   map[string]any // of its configuration
 	log    *os.File
 	client *http.Client
 	api    string        // relay to the kubelet's own API
@@ -45,7 +46,14 @@ func allGates() map[string]bool {
 // newAgent starts a daemon and a kubelet on a host of their own.
 func newAgent(t *testing.T, name string, gates map[string]bool) *nodeAgent {
 	t.Helper()
+	return newAgentWith(t, name, gates, nil)
+}
+
+// newAgentWith is newAgent with more of a kubelet's configuration, and of the daemon's environment.
+func newAgentWith(t *testing.T, name string, gates map[string]bool, more map[string]any, env ...string) *nodeAgent {
+	t.Helper()
 	n := newHost(t, name)
+	n.Env = append(n.Env, env...)
 	if _, err := os.Stat(filepath.Join(n.Bin, "tools", "kubelet")); err != nil {
 		t.Fatalf("%v: run 'make bin/tools/kubelet' first", err)
 	}
@@ -53,7 +61,7 @@ func newAgent(t *testing.T, name string, gates map[string]bool) *nodeAgent {
 		t.Fatal(err)
 	}
 	n.importBusybox()
-	k := &nodeAgent{node: n, dir: filepath.Join(n.Dir, "kubelet"), gates: gates, client: &http.Client{
+	k := &nodeAgent{node: n, dir: filepath.Join(n.Dir, "kubelet"), gates: gates, more: more, client: &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
 			DialContext:       n.DialContext,
@@ -123,7 +131,7 @@ func (k *nodeAgent) start() {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	config, err := yaml.Marshal(map[string]any{
+	settings := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"staticPodPath": filepath.Join(k.dir, "manifests"), "fileCheckFrequency": "1s", "podLogsDir": filepath.Join(k.dir, "pods"),
 		"failCgroupV1": false, "cgroupDriver": "cgroupfs", "cgroupRoot": group, "failSwapOn": false, "protectKernelDefaults": true,
@@ -132,7 +140,9 @@ func (k *nodeAgent) start() {
 		"authorization":  map[string]any{"mode": "AlwaysAllow"}, "makeIPTablesUtilChains": false, "resolvConf": "/etc/resolv.conf",
 		"evictionHard": map[string]string{"memory.available": "10Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
 		"featureGates": k.gates, "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-	})
+	}
+	maps.Copy(settings, k.more)
+	config, err := yaml.Marshal(settings)
 	if err != nil {
 		k.t.Fatal(err)
 	}

@@ -117,6 +117,9 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		return err
 	}
 	down.add(func() error { pods.Close(); return nil })
+	if names != nil && c.DNSAllPods {
+		namePods(names, pods)
+	}
 	if err := pods.Recover(ctx); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network/dns"
+	"github.com/pausa-run/pausa/pod"
 	"github.com/pausa-run/pausa/pod/reconcile"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -45,6 +46,15 @@ func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool
 	return server, &reconcile.ClusterDNS{
 		Domain: c.DNSDomain, Addrs: addrs, Listeners: server.Listeners(), Set: server.Set, Update: server.Update, Reachable: routed,
 	}, append(server.Warnings(), claimed...)
+}
+
+// namePods lets DNS answer for all pods, also those that a kubelet runs.
+func namePods(names *dns.Server, pods *pod.Manager) {
+	names.SetPods(func(namespace string, a netip.Addr) bool {
+		return slices.ContainsFunc(pods.Snapshot().Pods, func(p *pod.Pod) bool {
+			return p.Ready && p.Config.Namespace == namespace && slices.Contains(p.IPs, a)
+		})
+	})
 }
 
 // depositDNS lets the keeper hold the sockets of DNS, so that questions wait for

@@ -135,6 +135,35 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// Names of pods that others know of: those that exist, and no others.
+func TestOtherPods(t *testing.T) {
+	h := newHandler(world())
+	has := func(namespace string, a netip.Addr) bool {
+		return namespace == "theirs" && slices.Contains(addrs("10.88.7.7", "fd88::7", "fd88::"), a)
+	}
+	h.pods.Store(&has)
+	const none, nodata = "NXDOMAIN; -cluster.local. SOA", "NOERROR; -cluster.local. SOA"
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+		want  string
+	}{
+		{"10-88-7-7.theirs.pod", dns.TypeA, "NOERROR; 10-88-7-7.theirs.pod A 10.88.7.7"},
+		{"10-88-7-7.Theirs.pod", dns.TypeAAAA, nodata},
+		{"fd88--7.theirs.pod", dns.TypeAAAA, "NOERROR; fd88--7.theirs.pod AAAA fd88::7"},
+		{"fd88--0.theirs.pod", dns.TypeAAAA, "NOERROR; fd88--0.theirs.pod AAAA fd88::"},
+		{"fd88-0-0-0-0-0-0-7.theirs.pod", dns.TypeAAAA, none}, // a name has one form
+		{"10-88-7-8.theirs.pod", dns.TypeA, none},
+		{"10-88-7-7.default.pod", dns.TypeA, none},
+		{"10-88-7-7.pod", dns.TypeA, none},
+		{"10-88-0-5.default.pod", dns.TypeA, "NOERROR; 10-88-0-5.default.pod A 10.88.0.5"},
+	} {
+		if got := told(h.ask(c.name+".cluster.local.", c.qtype)); got != c.want {
+			t.Errorf("%s %s:\n got %s\nwant %s", c.name, dns.TypeToString[c.qtype], got, c.want)
+		}
+	}
+}
+
 func TestApexAndReverse(t *testing.T) {
 	h := newHandler(world())
 	for _, c := range []struct {

@@ -19,7 +19,8 @@ const udpSize = 1232
 // handler answers one question at a time, of any number of clients.
 type handler struct {
 	domain  string
-	ranges  atomic.Pointer[[]netip.Prefix] // of pods and Services: names of these addresses are ours
+	ranges  atomic.Pointer[[]netip.Prefix]                            // of pods and Services: names of these addresses are ours
+	pods    atomic.Pointer[func(namespace string, a netip.Addr) bool] // nil: no pods but those of the snapshot
 	log     *slog.Logger
 	now     atomic.Pointer[zone]
 	turn    atomic.Uint32
@@ -130,6 +131,12 @@ func (h *handler) question(reply, req *dns.Msg) Source {
 	name := strings.ToLower(q.Name)
 	s := h.now.Load()
 	if within(name, h.domain) {
+		if s.names[name] == nil {
+			if a, ok := h.otherPod(name); ok {
+				s.answerPod(reply, q, a)
+				return
+			}
+		}
 		if next := s.answer(reply, q, int(h.turn.Add(1)%1024)); next != "" {
 			return h.follow(reply, req, next)
 		}

@@ -46,6 +46,7 @@ type Config struct {
 	Firewall      string // "kernel", "print"
 	DNS           bool   // serve names of Services and pods
 	DNSDomain     string // "cluster.local"
+	DNSAllPods    bool   // names for a kubelet's pods, too
 
 	Runtimes Runtimes
 	CDIDirs  []string

@@ -117,6 +117,15 @@ func dnsSettings() []setting {
 				return nil
 			},
 		},
+		{
+			"network.dns.all_pods", truth, "false", "Names such as 10-88-0-5.NAMESPACE.pod.DOMAIN also for pods that are not declared here, those of a kubelet.",
+			func(c *Config, v string) (err error) {
+				if c.DNSAllPods, err = strconv.ParseBool(v); err != nil {
+					return errors.New("must be true or false")
+				}
+				return nil
+			},
+		},
 	}
 }
 
