@@ -131,14 +131,13 @@ func (h *handler) question(reply, req *dns.Msg) Source {
 	name := strings.ToLower(q.Name)
 	s := h.now.Load()
 	if within(name, h.domain) {
-		if s.names[name] == nil {
-			if a, ok := h.otherPod(name); ok {
-				s.answerPod(reply, q, a)
-				return
-			}
-		}
 		if next := s.answer(reply, q, int(h.turn.Add(1)%1024)); next != "" {
 			return h.follow(reply, req, next)
+		}
+		if reply.Rcode == dns.RcodeNameError && len(reply.Answer) == 0 {
+			if a, ok := h.otherPod(name); ok {
+				s.answerPod(reply, q, a)
+			}
 		}
 		return FromCluster
 	}

@@ -28,11 +28,14 @@ func (h *handler) otherPod(name string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// answerPod is answer for the name of a pod that the snapshot does not have.
-func (s *snapshot) answerPod(reply *dns.Msg, q dns.Question, a netip.Addr) {
-	reply.Authoritative = true
-	s.fill(reply, &node{addrs: []netip.Addr{a}}, q, 0)
-	if len(reply.Answer) == 0 {
-		reply.Ns = []dns.RR{s.soa(s.domain)}
+// answerPod replaces an answer that there is no such name by one about that pod.
+func (z *zone) answerPod(reply *dns.Msg, q dns.Question, a netip.Addr) {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	reply.Rcode, reply.Ns = dns.RcodeSuccess, nil
+	if rr := addrRR(q.Name, a); q.Qtype == rr.Header().Rrtype || q.Qtype == dns.TypeANY {
+		reply.Answer = []dns.RR{rr}
+		return
 	}
+	reply.Ns = []dns.RR{z.soa(z.domain)}
 }
