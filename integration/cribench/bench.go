@@ -64,7 +64,7 @@ func (b *bench) all(ctx context.Context, conn *grpc.ClientConn) (*results, error
 			return nil, err
 		}
 	}
-	r := &results{Runtime: v.RuntimeName, Version: v.RuntimeVersion, PodsAtEnd: b.o.pods}
+	r := &results{CPUMillis: map[string]float64{}, Runtime: v.RuntimeName, Version: v.RuntimeVersion, PodsAtEnd: b.o.pods}
 	if err = b.crowd(ctx, r); err != nil {
 		return nil, err
 	}
@@ -95,10 +95,10 @@ func (b *bench) crowd(ctx context.Context, r *results) error {
 		full, cpu, err = b.settled()
 	}
 	if err == nil {
-		err = b.lists(ctx, "")
+		err = b.lists(ctx, "", r)
 	}
 	if err == nil {
-		err = b.busyLists(ctx)
+		err = b.busyLists(ctx, r)
 	}
 	for _, p := range pods {
 		err = errors.Join(err, quiet.down(ctx, p))
@@ -141,7 +141,7 @@ func (b *bench) more(ctx context.Context, p *pod, n uint32) error {
 }
 
 // busyLists measures lists while a pod comes and goes all the time.
-func (b *bench) busyLists(ctx context.Context) error {
+func (b *bench) busyLists(ctx context.Context, r *results) error {
 	other := &bench{o: b.o, runtime: b.runtime, run: b.run + "-busy", image: b.image}
 	stop, ended := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -158,12 +158,13 @@ func (b *bench) busyLists(ctx context.Context) error {
 			}
 		}
 	}()
-	err := b.lists(ctx, busy)
+	err := b.lists(ctx, busy, r)
 	close(stop)
 	return errors.Join(err, <-ended)
 }
 
-func (b *bench) lists(ctx context.Context, when string) error {
+// lists measures each list, and, while nothing else is asked, what the runtime works for one.
+func (b *bench) lists(ctx context.Context, when string, r *results) error {
 	calls := []struct {
 		name string
 		call func() error
@@ -183,11 +184,22 @@ func (b *bench) lists(ctx context.Context, when string) error {
 	if when != "" {
 		calls = calls[:2] // stats have no locks to wait for
 	}
-	for range b.o.rounds {
-		for _, c := range calls {
+	for _, c := range calls {
+		_, before, err := b.usage()
+		if err != nil {
+			return err
+		}
+		for range b.o.rounds {
 			if err := b.timed(c.name+when, c.call); err != nil {
 				return err
 			}
+		}
+		_, after, err := b.usage()
+		if err != nil {
+			return err
+		}
+		if b.o.daemon != 0 && when == "" {
+			r.CPUMillis[c.name] = (after - before).Seconds() * 1000 / float64(max(1, b.o.rounds))
 		}
 	}
 	return nil

@@ -148,15 +148,21 @@ type results struct {
 	Millis    map[string]figure `json:"millis"`
 	MemoryMB  *memory           `json:"memoryMB,omitempty"`
 	PodsAtEnd int               `json:"pods"`
+	// CPUMillis is the processor time of the runtime for one call: it depends less on what else the machine does.
+	CPUMillis map[string]float64 `json:"cpuMillis,omitempty"`
 	// IdleCPU is the share of one processor, in percent, that the runtime takes with these pods and without a client.
 	IdleCPU float64 `json:"idleCPUPercent"`
 }
 
 func (r *results) print(w io.Writer) {
-	fmt.Fprintf(w, "%s %s, milliseconds:\n%-28s %8s %8s %8s\n", r.Runtime, r.Version, "", "p50", "p90", "min")
+	fmt.Fprintf(w, "%s %s, milliseconds:\n%-28s %8s %8s %8s %8s\n", r.Runtime, r.Version, "", "p50", "p90", "min", "cpu")
 	for _, name := range order() {
 		if f, ok := r.Millis[name]; ok {
-			fmt.Fprintf(w, "%-28s %8.2f %8.2f %8.2f\n", name, f.P50, f.P90, f.Min)
+			fmt.Fprintf(w, "%-28s %8.2f %8.2f %8.2f", name, f.P50, f.P90, f.Min)
+			if cpu, ok := r.CPUMillis[name]; ok {
+				fmt.Fprintf(w, " %8.2f", cpu)
+			}
+			fmt.Fprintln(w)
 		}
 	}
 	if m := r.MemoryMB; m != nil {

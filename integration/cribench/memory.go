@@ -40,6 +40,9 @@ func (b *bench) settled() (mb, cpu float64, err error) {
 
 // usage is the memory and the processor time of the daemon and its helpers.
 func (b *bench) usage() (mb float64, cpu time.Duration, err error) {
+	if b.o.daemon == 0 {
+		return 0, 0, nil
+	}
 	helpers, err := regexp.Compile(b.o.helpers)
 	if err != nil {
 		return 0, 0, fmt.Errorf("read -helpers: %w", err)
@@ -67,18 +70,20 @@ func (b *bench) usage() (mb float64, cpu time.Duration, err error) {
 	return mb, cpu, nil
 }
 
-// cpuTime is how long the threads of a process have run; 0 when it is gone meanwhile.
+// tick is the kernel's unit of processor time.
+const tick = 10 * time.Millisecond
+
+// cpuTime is how long a process has run, with threads that have ended; 0 when it is gone meanwhile.
 func cpuTime(dir string) time.Duration {
-	threads, _ := filepath.Glob(dir + "/task/*/schedstat")
-	var sum time.Duration
-	for _, t := range threads {
-		raw, _ := os.ReadFile(t)
-		if f := strings.Fields(string(raw)); len(f) > 0 {
-			n, _ := strconv.ParseInt(f[0], 10, 64)
-			sum += time.Duration(n)
-		}
+	raw, _ := os.ReadFile(dir + "/stat")
+	_, rest, _ := strings.Cut(string(raw), ") ") // the name may have spaces
+	f := strings.Fields(rest)
+	if len(f) < 13 {
+		return 0
 	}
-	return sum
+	user, _ := strconv.ParseInt(f[11], 10, 64)
+	system, _ := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(user+system) * tick
 }
 
 // pss is a process's share in MB; 0 when it is gone meanwhile.
