@@ -33,6 +33,10 @@ build: ## build bin/pausa and bin/pausa-keeper, with pause inside
 	CGO_ENABLED=0 $(GO) build $(GOFLAGS_ALL) -ldflags '$(LDFLAGS)' -o bin/pausa ./cmd/pausa
 	CGO_ENABLED=1 $(GO) build $(GOFLAGS_ALL) -tags 'seccomp netgo osusergo' -ldflags '$(KEEPER_LDFLAGS)' -o bin/pausa-keeper ./cmd/pausa-keeper
 
+.PHONY: arm64
+arm64: ## cross-build bin/arm64/pausa and its keeper (needs gcc-aarch64-linux-gnu)
+	@LDFLAGS='$(LDFLAGS)' KEEPER_LDFLAGS='$(KEEPER_LDFLAGS)' hack/arm64.sh
+
 .PHONY: run
 run: deps build ## two pods behind a Service on this machine, in a network of their own (KEEP=1 leaves them running)
 	@KEEP='$(KEEP)' hack/run.sh

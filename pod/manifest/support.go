@@ -82,7 +82,7 @@ func podSections() []section {
 				"setHostnameAsFQDN hostnameOverride os hostUsers automountServiceAccountToken=false serviceAccountName=default serviceAccount=default enableServiceLinks imagePullSecrets " +
 				"nodeName nodeSelector affinity tolerations topologySpreadConstraints priorityClassName priority preemptionPolicy resources schedulerName=default-scheduler runtimeClassName",
 			"dnsPolicy ClusterFirst acts as Default with hostNetwork, with network.dns.enabled = false, and on a network of other CNI plugins; runtimeClassName is the name or an alias of a runtime handler in the settings of the daemon: there is no RuntimeClass. " +
-				"activeDeadlineSeconds counts from the moment the pod was applied. With hostUsers: false root in the pod is nobody on the host; volumes show it their files as if it were root. " +
+				"activeDeadlineSeconds counts from the moment the pod was applied. With hostUsers: false the pod has 65536 ids of the host of its own, from 1073741824 on, and its root is nobody on the host; volumes show it their files as if it were root. " +
 				"One host has nothing to choose from: nodeSelector may name kubernetes.io/os and kubernetes.io/arch; tolerations, topologySpreadConstraints, preferred affinities and priorities are accepted and have no effect",
 		},
 		{corev1.PodOS{}, "Pod.spec.os", "name=linux", ""},
