@@ -39,6 +39,11 @@ func world() Records {
 			{Namespace: "default", Name: "alias", ExternalName: "web.default.svc.cluster.local"},
 			{Namespace: "default", Name: "twice", ExternalName: "alias.default.svc.cluster.local."},
 			{Namespace: "default", Name: "loop", ExternalName: "loop.default.svc.cluster.local"},
+			{Namespace: "default", Name: "ping", ExternalName: "pong.default.svc.cluster.local"},
+			{Namespace: "default", Name: "pong", ExternalName: "ping.default.svc.cluster.local"},
+			{Namespace: "default", Name: "phone", Endpoints: []Endpoint{
+				{"a", netip.MustParseAddr("10.88.0.11"), []Port{{"sip", "UDP", 5060}}}, {"a", netip.MustParseAddr("10.88.0.12"), []Port{{"sip", "UDP", 5060}}},
+			}},
 			{Namespace: "default", Name: "dead", ExternalName: "none.default.svc.cluster.local"},
 		},
 		Pods: []Pod{{"default", "db-0", addrs("10.88.0.5", "fd88::5")}, {"other", "p", addrs("10.88.0.9", "::1", "fd88::")}},
@@ -111,6 +116,15 @@ func TestAnswers(t *testing.T) {
 		{"alias.default.svc", dns.TypeA, "NOERROR; alias.default.svc CNAME web.default.svc.cluster.local.; web.default.svc A 10.96.0.7"},
 		{"twice.default.svc", dns.TypeA, "NOERROR; alias.default.svc CNAME web.default.svc.cluster.local.; twice.default.svc CNAME alias.default.svc.cluster.local.; web.default.svc A 10.96.0.7"},
 		{"alias.default.svc", dns.TypeAAAA, "NOERROR; alias.default.svc CNAME web.default.svc.cluster.local.; -cluster.local. SOA"},
+		{"ping.default.svc", dns.TypeAAAA, "NOERROR; " + strings.Repeat("ping.default.svc CNAME pong.default.svc.cluster.local.; ", chain/2) + strings.Repeat("pong.default.svc CNAME ping.default.svc.cluster.local.; ", chain/2) + "-cluster.local. SOA"},
+		{"*.default.svc", dns.TypeA, none},
+		{"*.db.default.svc", dns.TypeA, none},
+		{"_sip._udp.phone.default.svc", dns.TypeSRV, "NOERROR; _sip._udp.phone.default.svc SRV 0 100 5060 a.phone.default.svc.cluster.local.; +a.phone.default.svc A 10.88.0.11; +a.phone.default.svc A 10.88.0.12"},
+		{"_SIP._Udp.phone.default.svc", dns.TypeSRV, "NOERROR; _SIP._Udp.phone.default.svc SRV 0 100 5060 a.phone.default.svc.cluster.local.; +a.phone.default.svc A 10.88.0.11; +a.phone.default.svc A 10.88.0.12"},
+		{"a.phone.default.svc", dns.TypeA, "NOERROR; a.phone.default.svc A 10.88.0.11; a.phone.default.svc A 10.88.0.12"},
+		{"_udp.phone.default.svc", dns.TypeA, nodata},
+		{"web.default.svc.cluster.local.default.svc", dns.TypeA, none}, // a full name that goes through the search path
+		{"default", dns.TypeA, none},
 		{"dead.default.svc", dns.TypeA, "NXDOMAIN; dead.default.svc CNAME none.default.svc.cluster.local.; -cluster.local. SOA"},
 		{"out.default.svc", dns.TypeCNAME, "NOERROR; out.default.svc CNAME www.example.org."},
 		{"out.default.svc", dns.TypeA, "SERVFAIL; out.default.svc CNAME www.example.org."}, // no upstream to ask
@@ -179,6 +193,8 @@ func TestApexAndReverse(t *testing.T) {
 		{"6.0.88.10.IN-ADDR.arpa.", dns.TypePTR, "NOERROR; 6.0.88.10.IN-ADDR.arpa. PTR 10-88-0-6.db.default.svc.cluster.local."},
 		{"9.0.88.10.in-addr.arpa.", dns.TypePTR, "NXDOMAIN; -0.88.10.in-addr.arpa. SOA"},
 		{"8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.d.f.ip6.arpa.", dns.TypePTR, "NOERROR; 8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.6.9.d.f.ip6.arpa. PTR dual.default.svc.cluster.local."},
+		{"5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.8.d.f.ip6.arpa.", dns.TypePTR, "NOERROR; 5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.8.d.f.ip6.arpa. PTR db-0.db.default.svc.cluster.local."},
+		{"6.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.8.d.f.ip6.arpa.", dns.TypePTR, "NXDOMAIN; -0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.8.d.f.ip6.arpa. SOA"},
 		{"1.2.0.192.in-addr.arpa.", dns.TypePTR, "SERVFAIL"}, // not ours, and nobody to ask
 		{"88.10.in-addr.arpa.", dns.TypePTR, "SERVFAIL"},
 		{"example.org.", dns.TypeA, "SERVFAIL"},
