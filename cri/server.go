@@ -19,6 +19,7 @@ import (
 	"github.com/pausa-run/pausa/cri/pausav1"
 	"github.com/pausa-run/pausa/internal/unixsocket"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/event"
 	"github.com/pausa-run/pausa/runtime"
 )
 
@@ -32,8 +33,9 @@ const stopTime = 5 * time.Second
 type Options struct {
 	Pods    Pods
 	Images  Images
-	Objects Objects  // nil: pausa.v1 answers Unavailable for declared objects
-	Pull    PullFunc // nil: only what was imported is here
+	Objects Objects         // nil: pausa.v1 answers Unavailable for declared objects
+	Events  *event.Recorder // nil: there are none
+	Pull    PullFunc        // nil: only what was imported is here
 	// ImageTools is what the command line does with images; nil: pausa.v1 answers Unavailable for it.
 	ImageTools ImageTools
 	Version    string // of the daemon, "1.2.3"

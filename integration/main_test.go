@@ -182,7 +182,7 @@ func infrastructure(line string) bool {
 // furniture tells files and mounts under RUN that are made once.
 func furniture(path string) bool {
 	for _, pattern := range []string{
-		"images", "images/rootfs", "network/netns", "network/cni/results", "network/ipam/*/cursor/*", "network/routes.json", "keeper/filters-*", "keeper/seccomp*", "keeper/oci/*",
+		"events.json", "images", "images/rootfs", "network/netns", "network/cni/results", "network/ipam/*/cursor/*", "network/routes.json", "keeper/filters-*", "keeper/seccomp*", "keeper/oci/*",
 	} {
 		if ok, _ := filepath.Match(pattern, path); ok {
 			return true

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,7 +58,7 @@ metadata: {name: server, labels: {app: server}}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: main, image: "localhost/busybox:latest", command: [sh, -c, "httpd -p 127.0.0.1:8081; exec httpd -f -p 8080"], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}
+  - {name: main, image: "localhost/busybox:latest", command: [sh, -c, "httpd -p 127.0.0.1:8081; exec httpd -f -p 8080"], ports: [{containerPort: 8080, hostPort: 8088}, {containerPort: 8079, hostPort: 8089}], readinessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Pod
@@ -119,6 +120,13 @@ func TestTrace(t *testing.T) {
 			t.Errorf("%v: %+v", args, r)
 		}
 	}
+	hostAddr := "10.88.0.1"
+	for _, from := range []string{"client", "host"} {
+		r := n.trace(from, hostAddr+":8088")
+		if !r.Through || !strings.Contains(fmt.Sprint(r.Steps), "host port 8088/TCP leads to "+server.Status.PodIP+":8080, pod default/server") {
+			t.Errorf("from %s to a host port: %+v", from, r)
+		}
+	}
 	var veth string
 	for _, s := range n.trace("client", "server:8080").Steps {
 		if s.Step == "host link" {
@@ -139,10 +147,10 @@ func TestTrace(t *testing.T) {
 		{what: "no such port", from: "client", to: "svc/server:81", want: "service: service default/server has no port 81, it has http (80/TCP)"},
 		{what: "no such port of an address", from: "client", to: n.service("server").Spec.ClusterIP + ":81", want: "service rules: " + n.service("server").Spec.ClusterIP + " is a cluster IP, and has no port 81/TCP"},
 		{what: "wrong target", from: "client", to: "svc/mistaken:80", want: "end: nothing in pod default/server listens on port 8079/TCP", cure: "targetPort"},
+		{what: "host port without a listener", from: "client", to: hostAddr + ":8089", want: "end: nothing in pod default/server listens on port 8079/TCP"},
 		{what: "loopback alone", from: "client", to: "server:8081", want: "end: pod default/server listens on port 8081/TCP at 127.0.0.1 alone", cure: "0.0.0.0"},
 		{what: "policy of others", broken: "nft '" + fmt.Sprintf(drop, "drop", "counter") + "'", mend: "nft delete table ip other", from: "client", to: "svc/server:80", want: "other rules: chain ip other theirs drops it: policy drop", cure: `iifname "pausa0" accept`, alsoByPackets: true},
 		{what: "rule of others", broken: "nft '" + fmt.Sprintf(drop, "accept", "ip daddr "+server.Status.PodIP+" tcp dport 8080 reject") + "'", mend: "nft delete table ip other", from: "client", to: "svc/server:80", want: "other rules: chain ip other theirs drops it: rule handle", cure: "nft delete rule ip other theirs handle"},
-		{what: "link down", broken: "ip link set " + veth + " down", mend: "ip link set " + veth + " up", from: "client", to: "server:8080", want: "pod link: " + veth + ", the host's end of the pod's eth0, is down", cure: "ip link set " + veth + " up"},
 		{what: "route gone", broken: "nsenter --net=" + netns + " ip route del default", mend: "nsenter --net=" + netns + " ip route add default via 10.88.0.1 dev eth0 onlink", from: "client", to: "server:8080", want: "route: pod default/client has no route to " + server.Status.PodIP},
 	} {
 		n.sh(c.broken)
@@ -170,9 +178,11 @@ func TestTrace(t *testing.T) {
 	n.sh("nft 'table ip other { chain theirs { type nat hook prerouting priority -150; ip saddr " + client.Status.PodIP + " udp dport 53 dnat to " + server.Status.PodIP + "; }; }'")
 	_, _, _ = n.CLI("", "exec", "client", "--", "timeout", "2", "nslookup", "-timeout=1", "-retry=1", "x.", dnsIP)
 	n.sh("nft delete table ip other")
-	if got := n.trace("client", dnsIP+":53/UDP").first("warn"); !strings.HasPrefix(got, "tracked: datagrams of before still lead elsewhere: ") || !strings.Contains(got, server.Status.PodIP+":53, pod default/server") {
-		t.Errorf("a stale connection: %q", got)
+	stale := n.trace("client", dnsIP+":53/UDP")
+	if got := stale.first("warn"); !strings.HasPrefix(got, "tracked: datagrams of before still lead elsewhere: ") || !strings.Contains(got, server.Status.PodIP+":53, pod default/server") {
+		t.Errorf("a stale connection: %q in %+v", got, stale.Steps)
 	}
+	n.tracesAreRemoved()
 	// What the daemon would mend at once.
 	if err := n.KillDaemon(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
@@ -181,7 +191,11 @@ func TestTrace(t *testing.T) {
 	if got := n.trace("client", "server:8080").first("stop"); !strings.HasPrefix(got, `forwarding: net.ipv4.ip_forward is "0"`) {
 		t.Errorf("without forwarding it stops at %q", got)
 	}
-	n.sh("sysctl -qw net.ipv4.ip_forward=1; ip link set pausa0 down")
+	n.sh("sysctl -qw net.ipv4.ip_forward=1; ip link set " + veth + " down")
+	if got := n.trace("client", "server:8080").first("stop"); !strings.HasPrefix(got, "pod link: "+veth+", the host's end of the pod's eth0, is down") {
+		t.Errorf("without the link it stops at %q", got)
+	}
+	n.sh("ip link set " + veth + " up; ip link set pausa0 down")
 	if got := n.trace("client", "server:8080").first("stop"); !strings.HasPrefix(got, "host link: bridge pausa0 is down") {
 		t.Errorf("without the bridge it stops at %q", got)
 	}
@@ -190,6 +204,37 @@ func TestTrace(t *testing.T) {
 	if err := n.Serve(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// tracesAreRemoved kills a trace while its table is there, beside another one.
+func (n *node) tracesAreRemoved() {
+	n.t.Helper()
+	n.sh("nft 'table ip other { chain theirs { type filter hook forward priority 0; tcp dport 8080 drop; }; }'")
+	begin := func() *exec.Cmd {
+		cmd := n.CLICommand(n.t.Context(), "trace", "client", "server:8080", "--packet", "--timeout", "1s")
+		if err := cmd.Start(); err != nil {
+			n.t.Fatal(err)
+		}
+		return cmd
+	}
+	traces := func(want int) {
+		n.t.Helper()
+		n.eventually(fmt.Sprint(want, " tables of traces"), func() error {
+			if out := n.sh("nft list tables"); strings.Count(out, "pausa-trace-") != want {
+				return fmt.Errorf("there are %s", out)
+			}
+			return nil
+		})
+	}
+	one, two := begin(), begin()
+	traces(2)
+	if err := n.Kill("pausa", "trace", syscall.SIGKILL); err != nil {
+		n.t.Fatal(err)
+	}
+	_, _ = one.Process.Wait()
+	_, _ = two.Process.Wait()
+	traces(0)
+	n.sh("nft delete table ip other")
 }
 
 // sh runs a line of shell on the host; "" is nothing.

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -27,7 +28,7 @@ func TestLinksHeal(t *testing.T) {
 		wait := time.Now().Add(10 * time.Second)
 		found := ""
 		for found == "" && time.Now().Before(wait) { // the kernel's word is on its way
-			found = must(m.Damage(t.Context()))
+			found = must(damage(m))
 		}
 		if !strings.Contains(found, what) || !strings.Contains(found, "pod ns/name-aaaa") {
 			t.Errorf("%v: damage %q", args, found)
@@ -50,11 +51,21 @@ func TestLinksHeal(t *testing.T) {
 	detach(t, m, "bbbb")
 	m.Drain()
 	must0(t, m.Sync(t.Context()))
-	if found := must(m.Damage(t.Context())); found != "" {
+	if found := must(damage(m)); found != "" {
 		t.Errorf("pods that ended are missed: %q", found)
 	}
 	wantNothing(t, h, m)
 	_ = r
+}
+
+// damage is all damage as "reason: words".
+func damage(m *Manager) (string, error) {
+	found, err := m.Damage(context.Background())
+	var words []string
+	for _, d := range found {
+		words = append(words, d.Reason+": "+d.What)
+	}
+	return strings.Join(words, "; "), err
 }
 
 // TestRoutesToOtherHosts: two hosts with pods, each knows the way to the other's.
@@ -91,13 +102,13 @@ func TestRoutesToOtherHosts(t *testing.T) {
 	works("at first")
 	for _, args := range [][]string{{"route", "del", "10.21.0.0/24"}, {"-6", "route", "del", "fd21::/64"}} {
 		must(hosts[0].Run("ip", args...))
-		if what, err := managers[0].Damage(t.Context()); !strings.Contains(what, "via") || !strings.Contains(what, "is missing") || err != nil {
+		if what, err := damage(managers[0]); !strings.Contains(what, "via") || !strings.Contains(what, "is missing") || err != nil {
 			t.Errorf("damage: %q, %v", what, err)
 		}
 		must0(t, managers[0].Sync(t.Context()))
 		works("healed")
 	}
-	if what, err := managers[0].Damage(t.Context()); what != "" || err != nil {
+	if what, err := damage(managers[0]); what != "" || err != nil {
 		t.Errorf("damage after Sync: %q, %v", what, err)
 	}
 	// Somebody else's route is not touched; it is told.

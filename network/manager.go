@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -217,15 +216,15 @@ func (m *Manager) Problems() []error {
 }
 
 // Damage says what somebody has changed on the built-in networks' bridges, their
-// addresses, links or kernel settings or on the routes, "" if nothing; Sync cures
+// addresses, links or kernel settings or on the routes, nil if nothing; Sync cures
 // it. It costs less than a millisecond.
-func (m *Manager) Damage(context.Context) (string, error) {
+func (m *Manager) Damage(context.Context) ([]bridge.Damage, error) {
 	lists, err := m.inUse()
 	errs := []error{err}
-	var found []string
-	note := func(what string, err error) error {
-		if what != "" {
-			found = append(found, what)
+	var found []bridge.Damage
+	note := func(d bridge.Damage, err error) error {
+		if d.What != "" {
+			found = append(found, d)
 		}
 		return err
 	}
@@ -233,7 +232,7 @@ func (m *Manager) Damage(context.Context) (string, error) {
 		errs = append(errs, eachBuiltIn(list, func(conf []byte) error { return note(m.plugin.Damage(conf)) }))
 	}
 	errs = append(errs, note(m.router.damage()))
-	return strings.Join(found, "; "), errors.Join(errs...)
+	return found, errors.Join(errs...)
 }
 
 // eachBuiltIn calls do with the configuration of each built-in plugin of a network.

@@ -36,11 +36,11 @@ func TestMTUFollowsTheWayOut(t *testing.T) {
 	must0(t, err)
 	for _, mtu := range []int{1400, 1500, 1280} {
 		setMTU(t, h, "uplink", mtu)
-		if what, err := m.Damage(t.Context()); !strings.Contains(what, fmt.Sprint("the way out ", mtu)) || err != nil {
+		if what, err := damage(m); !strings.Contains(what, fmt.Sprint("the way out ", mtu)) || err != nil {
 			t.Errorf("damage: %q, %v", what, err)
 		}
 		must0(t, m.Sync(t.Context()))
-		if what, err := m.Damage(t.Context()); what != "" || err != nil {
+		if what, err := damage(m); what != "" || err != nil {
 			t.Errorf("damage after Sync: %q, %v", what, err)
 		}
 		q, _ := newPod(t, m, "cccc")

@@ -73,11 +73,11 @@ func TestNetworksAreApart(t *testing.T) {
 		wantCall(t, pods[from], "tcp", ap("192.0.2.2:80"), "other 192.0.2.1")
 		must0(t, m.Check(t.Context(), "pod"+from))
 	}
-	if what, err := m.Damage(t.Context()); what != "" || err != nil {
+	if what, err := damage(m); what != "" || err != nil {
 		t.Errorf("damage at first: %q, %v", what, err)
 	}
 	must(h.Run("ip", "link", "del", "pausa0-blue"))
-	if what, err := m.Damage(t.Context()); what != "bridge pausa0-blue is gone" || err != nil {
+	if what, err := damage(m); what != "BridgeDeleted: bridge pausa0-blue is gone" || err != nil {
 		t.Errorf("damage: %q, %v", what, err)
 	}
 	must0(t, m.Sync(t.Context()))

@@ -266,7 +266,7 @@ func TestSyncHeals(t *testing.T) {
 	works("at first")
 	before := nftList(t, h)
 	rules := map[string]bool{"flush ruleset": true, "flush bridge": true} // told by the kernel
-	if what, err := m.Damage(t.Context()); what != "" || err != nil {
+	if what, err := damage(m); what != "" || err != nil {
 		t.Errorf("damage at first: %q, %v", what, err)
 	}
 	for what, args := range map[string][]string{
@@ -281,13 +281,13 @@ func TestSyncHeals(t *testing.T) {
 		if out, err := h.Run(args[0], args[1:]...); err != nil {
 			t.Fatalf("%s: %v: %s", what, err, out)
 		}
-		if found, err := m.Damage(t.Context()); (found == "") != rules[what] || err != nil {
+		if found, err := damage(m); (found == "") != rules[what] || err != nil {
 			t.Errorf("%s: damage %q, %v", what, found, err)
 		}
 		if err := m.Sync(t.Context()); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
-		if found, err := m.Damage(t.Context()); found != "" || err != nil {
+		if found, err := damage(m); found != "" || err != nil {
 			t.Errorf("%s: damage after Sync: %q, %v", what, found, err)
 		}
 		works("after " + what)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/internal/atomicfile"
+	"github.com/pausa-run/pausa/network/bridge"
 )
 
 // routeProtocol marks our routes in `ip route`.
@@ -98,9 +99,9 @@ func (r *router) assert(want Route) error {
 	return err
 }
 
-// damage names a route that is missing, "" if there is none. The kernel is asked for one address of
+// damage names a route that is missing. The kernel is asked for one address of
 // each: looking through a router's whole table every second would be dear.
-func (r *router) damage() (string, error) {
+func (r *router) damage() (bridge.Damage, error) {
 	for _, want := range r.wanted {
 		routes, err := r.nl.RouteGetWithOptions(want.Dst.Addr().AsSlice(), &netlink.RouteGetOptions{FIBMatch: true})
 		if err == nil && len(routes) > 0 && via(routes[0]) == want.Via && sameNet(routes[0].Dst, want.Dst) {
@@ -108,13 +109,13 @@ func (r *router) damage() (string, error) {
 		}
 		has, err := r.find(want.Dst)
 		if err != nil {
-			return "", err
+			return bridge.Damage{}, err
 		}
 		if !slices.ContainsFunc(has, func(h netlink.Route) bool { return via(h) == want.Via }) {
-			return fmt.Sprintf("route %s is missing", want), nil
+			return bridge.Damage{Reason: bridge.RouteRemoved, What: fmt.Sprintf("route %s is missing", want)}, nil
 		}
 	}
-	return "", nil
+	return bridge.Damage{}, nil
 }
 
 // find lists the main table's routes to exactly dst.

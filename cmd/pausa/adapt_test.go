@@ -53,7 +53,7 @@ func (noTable) Resync(context.Context) error                  { return nil }
 func (noTable) Update(context.Context, []service.Service, []service.ID) error {
 	return nil
 }
-func (noTable) Watch(context.Context) <-chan struct{} { return make(chan struct{}) }
+func (noTable) Watch(context.Context) <-chan string { return make(chan string) }
 
 func newDeclared(t *testing.T) declared {
 	t.Helper()

@@ -20,6 +20,7 @@ import (
 	"github.com/pausa-run/pausa/network"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/event"
 	"github.com/pausa-run/pausa/pod/reconcile"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -49,6 +50,12 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	}
 	down.add(groups.close)
 
+	node, err := nodeName(c)
+	if err != nil {
+		return err
+	}
+	events := event.Open(event.Options{Path: filepath.Join(c.Run, "events.json"), Node: node, Log: log})
+	down.add(events.Close)
 	launch, err := p.launchOptions(c, log)
 	if err != nil {
 		return err
@@ -110,6 +117,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 				return nil, err
 			}
 			depositDNS(ctx, keeper, names, log)
+			events.Warning(events.Node(), eventKeeper, "The keeper had ended; another one runs, version %s", version)
 			return keeper, nil
 		}),
 	})
@@ -121,10 +129,6 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		namePods(names, pods)
 	}
 	if err := pods.Recover(ctx); err != nil {
-		return err
-	}
-	node, err := nodeName(c)
-	if err != nil {
 		return err
 	}
 	var balancers reconcile.Allocator
@@ -142,7 +146,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		Handlers:        handlers,
 		SeccompProfiles: c.SeccompProfiles,
 		CgroupV2:        groups.mode == "v2",
-		NodeName:        node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Log: log,
+		NodeName:        node, NodeIPs: nodeIPs(c.Bridge), DNS: clusterDNS, Events: events, Log: log,
 	})
 	if err != nil {
 		return err
@@ -165,12 +169,13 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	server, err := cri.New(cri.Options{
 		Pods: pods, Images: store, Pull: pullFor(store, meters), ImageTools: store, Objects: declared{engine},
 		Handlers: handlers, UserNamespaces: noUserNamespaces == nil,
-		Version: version, Info: host.info, CgroupDriver: groups.driver, Observe: meters.call, Log: log,
+		Version: version, Info: host.info, CgroupDriver: groups.driver, Observe: meters.call, Events: events, Log: log,
 	})
 	if err != nil {
 		return err
 	}
 	meters.count(pods, services.Counts)
+	events.Normal(events.Node(), eventStarting, "Starting pausa %s", version)
 	work, ctx := errgroup.WithContext(ctx)
 	if c.MetricsAddress != "" {
 		work.Go(func() error { return meters.serve(ctx, c.MetricsAddress, log) })
@@ -179,12 +184,12 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 	work.Go(func() error { return server.Serve(ctx, c.Socket) })
 	work.Go(func() error { return p.announce(ctx, c.Socket) })
 	work.Go(func() error {
-		(&healer{net: net, services: services, healed: meters.healed, log: log}).run(ctx)
+		(&healer{net: net, services: services, healed: meters.healed, events: events, log: log}).run(ctx)
 		return nil
 	})
 	if names != nil {
-		work.Go(func() error { serveDNS(ctx, names, log); return nil })
-		work.Go(func() error { keepDNSAddrs(ctx, clusterDNS.Addrs, log); return nil })
+		work.Go(func() error { serveDNS(ctx, names, events, log); return nil })
+		work.Go(func() error { keepDNSAddrs(ctx, clusterDNS.Addrs, events, log); return nil })
 	}
 	err = work.Wait()
 	log.Info("stopped; containers go on", "error", err)

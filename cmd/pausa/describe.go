@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -49,6 +50,9 @@ func (p *program) describe(ctx *cli.Context) error {
 			err := p.describeOne(o)
 			if err == nil && o.kind.name == "Service" {
 				err = p.describeEndpoints(ctx, c, o)
+			}
+			if err == nil && slices.Contains([]string{"Pod", "Service", "Deployment"}, o.kind.name) {
+				err = p.describeEvents(ctx, c, o)
 			}
 			if err != nil {
 				return errors.Join(err, missing)

@@ -13,6 +13,7 @@ import (
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/event"
 	"github.com/pausa-run/pausa/pod/reconcile"
 	"github.com/pausa-run/pausa/runtime"
 )
@@ -40,7 +41,7 @@ func openDNS(c *config.Config, inherited map[string]*os.File, routed func() bool
 		return nil, nil, []string{fmt.Sprintf("DNS is off: %v", err)}
 	}
 	var claimed []string
-	if err := dns.Claim(addrs); err != nil {
+	if _, err := dns.Claim(addrs); err != nil {
 		claimed = append(claimed, fmt.Sprintf("DNS: %v", err))
 	}
 	return server, &reconcile.ClusterDNS{
@@ -88,8 +89,9 @@ func closeAll(files map[string]*os.File) {
 }
 
 // serveDNS answers until ctx ends. All else goes on without it.
-func serveDNS(ctx context.Context, server *dns.Server, log *slog.Logger) {
+func serveDNS(ctx context.Context, server *dns.Server, events *event.Recorder, log *slog.Logger) {
 	if err := server.Serve(ctx); err != nil {
+		events.Warning(events.Node(), eventDNSFailed, "DNS has ended; restart the daemon: %v", err)
 		log.Error("DNS has ended; restart the daemon", "error", err)
 	}
 }
@@ -111,7 +113,7 @@ func dnsAddrs(pods, services []netip.Prefix) (addrs []netip.Addr) {
 }
 
 // keepDNSAddrs takes the addresses of DNS back when somebody has taken them away, until ctx ends.
-func keepDNSAddrs(ctx context.Context, addrs []netip.Addr, log *slog.Logger) {
+func keepDNSAddrs(ctx context.Context, addrs []netip.Addr, events *event.Recorder, log *slog.Logger) {
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	failed := ""
@@ -121,7 +123,10 @@ func keepDNSAddrs(ctx context.Context, addrs []netip.Addr, log *slog.Logger) {
 			return
 		case <-look.C:
 		}
-		err := dns.Claim(addrs)
+		given, err := dns.Claim(addrs)
+		for _, a := range given {
+			events.Warning(events.Node(), eventDNSAddress, "address %s of DNS is gone from lo; it was given again", a)
+		}
 		if err != nil && err.Error() != failed {
 			log.Error("keep the addresses of DNS", "error", err)
 		}

@@ -50,6 +50,7 @@ func (p *program) doctor(ctx *cli.Context) error {
 		if info, err = c.Info(ctx.Context, &pausav1.InfoRequest{}); err == nil {
 			settings.State, settings.Run = info.GetStateDir(), info.GetRunDir()
 			host.Daemon = doctor.Daemon{Version: info.GetVersion(), Orphans: c.orphans}
+			host.Daemon.Healed, err = p.networkEvents(ctx, c)
 		}
 	}
 	host.Daemon.Err = err

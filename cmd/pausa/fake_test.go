@@ -27,6 +27,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/cri/pausav1"
+	"github.com/pausa-run/pausa/pod/event"
 	"github.com/pausa-run/pausa/pod/manifest"
 )
 
@@ -49,6 +50,9 @@ type fakeDaemon struct {
 	imported []byte
 	slow     bool // pods become Running only at the third look
 	looks    int
+
+	events []event.Event
+	later  chan event.Event // for a watch; closed, it ends
 
 	goOn chan struct{} // lets a slow pull go on
 	gone chan struct{} // closed when the client of a slow pull went

@@ -100,7 +100,7 @@ func (p *program) app() *cli.App {
 		}},
 		Commands: []*cli.Command{
 			p.applyCommand(), p.deleteCommand(), p.getCommand(), p.describeCommand(),
-			p.logsCommand(), p.execCommand(), p.attachCommand(), p.waitCommand(), p.runCommand(),
+			p.eventsCommand(), p.logsCommand(), p.execCommand(), p.attachCommand(), p.waitCommand(), p.runCommand(),
 			p.imagesCommand(), p.traceCommand(), p.graphCommand(), p.doctorCommand(),
 			p.serveCommand(), p.infoCommand(), p.configCommand(), p.firewallCommand(), p.versionCommand(),
 			p.completionCommand(), p.completeCommand(),

@@ -93,6 +93,10 @@ func TestUsageErrors(t *testing.T) {
 		{"delete pod x --grace-period -5", "must be 0 or more"},
 		{"completion tcsh", "bash, zsh or fish"},
 		{"serve now", `unexpected argument "now"`},
+		{"events pod/x", `unexpected argument "pod/x": for the events of one object write --for pod/x`},
+		{"events --for x", "--for x: write KIND/NAME, as in pod/web-1"},
+		{"events --for pot/x", "--for pot/x: unknown kind"},
+		{"events --types Warn", "--types Warn: there are Normal and Warning"},
 	} {
 		if r := runLine(t, "", strings.Fields(c.line)...); r.code != 2 || !strings.Contains(r.err, c.want) || r.out != "" {
 			t.Errorf("pausa %s: exit %d\n%s%s, want %q", c.line, r.code, r.out, r.err, c.want)
@@ -104,7 +108,7 @@ func TestNoDaemon(t *testing.T) {
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "no.sock")
 	for _, line := range []string{
-		"get pods", "describe pod x", "delete pod x", "logs x", "exec x -- ls", "attach x", "wait --for=delete pod/x",
+		"get pods", "describe pod x", "delete pod x", "logs x", "exec x -- ls", "attach x", "wait --for=delete pod/x", "events",
 		"run x", "images list", "images rm x", "images pull x", "info", "version",
 	} {
 		r := runLine(t, "", append(strings.Fields(line)[:1:1], append([]string{"--socket", socket}, strings.Fields(line)[1:]...)...)...)
@@ -201,7 +205,7 @@ func TestCompletion(t *testing.T) {
 	f := startFake(t)
 	f.runWith(t, helloManifest, "apply", "-f", "-").want(t, 0, "created", "")
 	for line, want := range map[string]string{
-		"":                     "apply attach completion config delete describe doctor exec firewall get graph help images info logs run serve trace version wait",
+		"":                     "apply attach completion config delete describe doctor events exec firewall get graph help images info logs run serve trace version wait",
 		"de":                   "delete describe",
 		"images ":              "explain export gc import inspect list mount prune pull push rm tag unmount",
 		"get p":                "pods",

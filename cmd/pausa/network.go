@@ -1,18 +1,22 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/pausa-run/pausa/cmd/pausa/internal/config"
 	"github.com/pausa-run/pausa/network"
+	"github.com/pausa-run/pausa/network/bridge"
 	"github.com/pausa-run/pausa/network/dns"
 	"github.com/pausa-run/pausa/network/service"
+	"github.com/pausa-run/pausa/pod/event"
 )
 
 // networkOptions are the settings of the pods' networks.
@@ -71,11 +75,24 @@ type healer struct {
 	net      *network.Manager
 	services *service.Table
 	healed   func(what string, err error) // called each time that damage was found
+	events   *event.Recorder
 	log      *slog.Logger
 
-	last   time.Time // when all was written
-	failed string    // damage that could not be cured then
+	last   time.Time       // when all was written
+	failed []bridge.Damage // what could not be cured then
+	lost   string          // why new pods get no network
 }
+
+// Reasons of events of the host, besides those of bridge.Damage.
+const (
+	eventStarting        = "Starting"
+	eventRules           = "RulesChanged"
+	eventNetworkReady    = "NetworkReady"
+	eventNetworkNotReady = "NetworkNotReady"
+	eventDNSAddress      = "DNSAddressRemoved"
+	eventDNSFailed       = "DNSFailed"
+	eventKeeper          = "KeeperRestarted"
+)
 
 // run heals until ctx ends.
 func (h *healer) run(ctx context.Context) {
@@ -87,12 +104,12 @@ func (h *healer) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case _, open := <-changed:
+		case by, open := <-changed:
 			if !open {
 				changed = nil
 				continue
 			}
-			h.heal(ctx, healRules, healRules)
+			h.heal(ctx, healRules, []bridge.Damage{{Reason: eventRules, What: "rules of pausa were changed by " + cmp.Or(by, "somebody else")}})
 		case <-look.C:
 			h.look(ctx)
 		}
@@ -105,7 +122,8 @@ func (h *healer) look(ctx context.Context) {
 	if err != nil { // as with a wrong file in the CNI folder, which is in the log
 		h.log.Debug("look for damage of the network", "error", err)
 	}
-	if damage == h.failed && time.Since(h.last) < healEvery {
+	h.ready(err)
+	if slices.Equal(damage, h.failed) && time.Since(h.last) < healEvery {
 		if err := h.services.Maintain(); err != nil {
 			h.log.Error("heal routes", "error", err)
 		}
@@ -115,17 +133,48 @@ func (h *healer) look(ctx context.Context) {
 }
 
 // heal writes all again; damage says what was found, of what kind, if anything was.
-func (h *healer) heal(ctx context.Context, what, damage string) {
-	if damage != "" {
-		h.log.Warn("the network was changed by somebody else; making it again", "damage", damage)
+func (h *healer) heal(ctx context.Context, what string, damage []bridge.Damage) {
+	if len(damage) > 0 {
+		h.log.Warn("the network was changed by somebody else; making it again", "damage", words(damage))
 	}
-	h.last, h.failed = time.Now(), ""
+	h.last, h.failed = time.Now(), nil
 	err := errors.Join(h.net.Sync(ctx), h.services.Maintain())
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		h.log.Error("heal network", "error", err)
 		h.failed = damage
 	}
-	if damage != "" {
+	if len(damage) > 0 {
 		h.healed(what, err)
+	}
+	for _, d := range damage {
+		switch {
+		case err != nil:
+			h.events.Warning(h.events.Node(), d.Reason, "%s; it cannot be healed: %v", d.What, err)
+		case d.Reason == bridge.MTUChanged:
+			h.events.Normal(h.events.Node(), d.Reason, "%s; it is followed", d.What)
+		default:
+			h.events.Warning(h.events.Node(), d.Reason, "%s; it was made again", d.What)
+		}
+	}
+}
+
+func words(damage []bridge.Damage) string {
+	var out []string
+	for _, d := range damage {
+		out = append(out, d.What)
+	}
+	return strings.Join(out, "; ")
+}
+
+// ready notes when the network of new pods is lost, as with a wrong file in the
+// CNI folder, and when there is one again.
+func (h *healer) ready(err error) {
+	switch {
+	case err == nil && h.lost != "":
+		h.lost = ""
+		h.events.Normal(h.events.Node(), eventNetworkReady, "New pods get a network again")
+	case err != nil && err.Error() != h.lost:
+		h.lost = err.Error()
+		h.events.Warning(h.events.Node(), eventNetworkNotReady, "New pods get no network: %v", err)
 	}
 }

@@ -717,6 +717,126 @@ func (x *ObjectRef) GetName() string {
 	return ""
 }
 
+type EventsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"` // "" every namespace; events of the host are in default
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`           // of the object; "" every kind
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`           // of the object; "" every name
+	Types         []string               `protobuf:"bytes,4,rep,name=types,proto3" json:"types,omitempty"`         // "Normal", "Warning"; none: both
+	Watch         bool                   `protobuf:"varint,5,opt,name=watch,proto3" json:"watch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsRequest) Reset() {
+	*x = EventsRequest{}
+	mi := &file_pausa_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsRequest) ProtoMessage() {}
+
+func (x *EventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsRequest.ProtoReflect.Descriptor instead.
+func (*EventsRequest) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EventsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *EventsRequest) GetTypes() []string {
+	if x != nil {
+		return x.Types
+	}
+	return nil
+}
+
+func (x *EventsRequest) GetWatch() bool {
+	if x != nil {
+		return x.Watch
+	}
+	return false
+}
+
+type EventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        [][]byte               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventsResponse) Reset() {
+	*x = EventsResponse{}
+	mi := &file_pausa_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventsResponse) ProtoMessage() {}
+
+func (x *EventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pausa_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventsResponse.ProtoReflect.Descriptor instead.
+func (*EventsResponse) Descriptor() ([]byte, []int) {
+	return file_pausa_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *EventsResponse) GetEvents() [][]byte {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -733,7 +853,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_pausa_proto_msgTypes[11]
+	mi := &file_pausa_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +865,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[11]
+	mi := &file_pausa_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +878,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{11}
+	return file_pausa_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LogsRequest) GetNamespace() string {
@@ -827,7 +947,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_pausa_proto_msgTypes[12]
+	mi := &file_pausa_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +959,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[12]
+	mi := &file_pausa_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +972,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{12}
+	return file_pausa_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -882,7 +1002,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_pausa_proto_msgTypes[13]
+	mi := &file_pausa_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1014,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[13]
+	mi := &file_pausa_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1027,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{13}
+	return file_pausa_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExecRequest) GetStart() *ExecRequest_Start {
@@ -957,7 +1077,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_pausa_proto_msgTypes[14]
+	mi := &file_pausa_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1089,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[14]
+	mi := &file_pausa_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1102,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{14}
+	return file_pausa_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExecResponse) GetStdout() []byte {
@@ -1024,7 +1144,7 @@ type ImportImageRequest struct {
 
 func (x *ImportImageRequest) Reset() {
 	*x = ImportImageRequest{}
-	mi := &file_pausa_proto_msgTypes[15]
+	mi := &file_pausa_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1156,7 @@ func (x *ImportImageRequest) String() string {
 func (*ImportImageRequest) ProtoMessage() {}
 
 func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[15]
+	mi := &file_pausa_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1169,7 @@ func (x *ImportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageRequest.ProtoReflect.Descriptor instead.
 func (*ImportImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{15}
+	return file_pausa_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ImportImageRequest) GetName() string {
@@ -1086,7 +1206,7 @@ type LocalFile struct {
 
 func (x *LocalFile) Reset() {
 	*x = LocalFile{}
-	mi := &file_pausa_proto_msgTypes[16]
+	mi := &file_pausa_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1098,7 +1218,7 @@ func (x *LocalFile) String() string {
 func (*LocalFile) ProtoMessage() {}
 
 func (x *LocalFile) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[16]
+	mi := &file_pausa_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1111,7 +1231,7 @@ func (x *LocalFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalFile.ProtoReflect.Descriptor instead.
 func (*LocalFile) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{16}
+	return file_pausa_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LocalFile) GetPath() string {
@@ -1145,7 +1265,7 @@ type ImportImageResponse struct {
 
 func (x *ImportImageResponse) Reset() {
 	*x = ImportImageResponse{}
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1157,7 +1277,7 @@ func (x *ImportImageResponse) String() string {
 func (*ImportImageResponse) ProtoMessage() {}
 
 func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[17]
+	mi := &file_pausa_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1170,7 +1290,7 @@ func (x *ImportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportImageResponse.ProtoReflect.Descriptor instead.
 func (*ImportImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{17}
+	return file_pausa_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ImportImageResponse) GetNames() []string {
@@ -1197,7 +1317,7 @@ type ExportImageRequest struct {
 
 func (x *ExportImageRequest) Reset() {
 	*x = ExportImageRequest{}
-	mi := &file_pausa_proto_msgTypes[18]
+	mi := &file_pausa_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1329,7 @@ func (x *ExportImageRequest) String() string {
 func (*ExportImageRequest) ProtoMessage() {}
 
 func (x *ExportImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[18]
+	mi := &file_pausa_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1342,7 @@ func (x *ExportImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImageRequest.ProtoReflect.Descriptor instead.
 func (*ExportImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{18}
+	return file_pausa_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExportImageRequest) GetRefs() []string {
@@ -1248,7 +1368,7 @@ type ExportImageResponse struct {
 
 func (x *ExportImageResponse) Reset() {
 	*x = ExportImageResponse{}
-	mi := &file_pausa_proto_msgTypes[19]
+	mi := &file_pausa_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1380,7 @@ func (x *ExportImageResponse) String() string {
 func (*ExportImageResponse) ProtoMessage() {}
 
 func (x *ExportImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[19]
+	mi := &file_pausa_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1393,7 @@ func (x *ExportImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportImageResponse.ProtoReflect.Descriptor instead.
 func (*ExportImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{19}
+	return file_pausa_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ExportImageResponse) GetData() []byte {
@@ -1296,7 +1416,7 @@ type RegistryCredential struct {
 
 func (x *RegistryCredential) Reset() {
 	*x = RegistryCredential{}
-	mi := &file_pausa_proto_msgTypes[20]
+	mi := &file_pausa_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1428,7 @@ func (x *RegistryCredential) String() string {
 func (*RegistryCredential) ProtoMessage() {}
 
 func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[20]
+	mi := &file_pausa_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1441,7 @@ func (x *RegistryCredential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegistryCredential.ProtoReflect.Descriptor instead.
 func (*RegistryCredential) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{20}
+	return file_pausa_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RegistryCredential) GetUsername() string {
@@ -1370,7 +1490,7 @@ type PullImageRequest struct {
 
 func (x *PullImageRequest) Reset() {
 	*x = PullImageRequest{}
-	mi := &file_pausa_proto_msgTypes[21]
+	mi := &file_pausa_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1502,7 @@ func (x *PullImageRequest) String() string {
 func (*PullImageRequest) ProtoMessage() {}
 
 func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[21]
+	mi := &file_pausa_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1515,7 @@ func (x *PullImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PullImageRequest.ProtoReflect.Descriptor instead.
 func (*PullImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{21}
+	return file_pausa_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PullImageRequest) GetRef() string {
@@ -1430,7 +1550,7 @@ type PushImageRequest struct {
 
 func (x *PushImageRequest) Reset() {
 	*x = PushImageRequest{}
-	mi := &file_pausa_proto_msgTypes[22]
+	mi := &file_pausa_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1562,7 @@ func (x *PushImageRequest) String() string {
 func (*PushImageRequest) ProtoMessage() {}
 
 func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[22]
+	mi := &file_pausa_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1575,7 @@ func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
 func (*PushImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{22}
+	return file_pausa_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PushImageRequest) GetRef() string {
@@ -1492,7 +1612,7 @@ type ImageProgress struct {
 
 func (x *ImageProgress) Reset() {
 	*x = ImageProgress{}
-	mi := &file_pausa_proto_msgTypes[23]
+	mi := &file_pausa_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1624,7 @@ func (x *ImageProgress) String() string {
 func (*ImageProgress) ProtoMessage() {}
 
 func (x *ImageProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[23]
+	mi := &file_pausa_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1637,7 @@ func (x *ImageProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageProgress.ProtoReflect.Descriptor instead.
 func (*ImageProgress) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{23}
+	return file_pausa_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ImageProgress) GetDigest() string {
@@ -1565,7 +1685,7 @@ type TagImageRequest struct {
 
 func (x *TagImageRequest) Reset() {
 	*x = TagImageRequest{}
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1697,7 @@ func (x *TagImageRequest) String() string {
 func (*TagImageRequest) ProtoMessage() {}
 
 func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[24]
+	mi := &file_pausa_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1710,7 @@ func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
 func (*TagImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{24}
+	return file_pausa_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TagImageRequest) GetRef() string {
@@ -1615,7 +1735,7 @@ type UntagImageResponse struct {
 
 func (x *UntagImageResponse) Reset() {
 	*x = UntagImageResponse{}
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1747,7 @@ func (x *UntagImageResponse) String() string {
 func (*UntagImageResponse) ProtoMessage() {}
 
 func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[25]
+	mi := &file_pausa_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1760,7 @@ func (x *UntagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UntagImageResponse.ProtoReflect.Descriptor instead.
 func (*UntagImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{25}
+	return file_pausa_proto_rawDescGZIP(), []int{27}
 }
 
 type TagImageResponse struct {
@@ -1652,7 +1772,7 @@ type TagImageResponse struct {
 
 func (x *TagImageResponse) Reset() {
 	*x = TagImageResponse{}
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1784,7 @@ func (x *TagImageResponse) String() string {
 func (*TagImageResponse) ProtoMessage() {}
 
 func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[26]
+	mi := &file_pausa_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1797,7 @@ func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
 func (*TagImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{26}
+	return file_pausa_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TagImageResponse) GetName() string {
@@ -1696,7 +1816,7 @@ type ImageRequest struct {
 
 func (x *ImageRequest) Reset() {
 	*x = ImageRequest{}
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +1828,7 @@ func (x *ImageRequest) String() string {
 func (*ImageRequest) ProtoMessage() {}
 
 func (x *ImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[27]
+	mi := &file_pausa_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +1841,7 @@ func (x *ImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageRequest.ProtoReflect.Descriptor instead.
 func (*ImageRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{27}
+	return file_pausa_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImageRequest) GetRef() string {
@@ -1740,7 +1860,7 @@ type ImageReport struct {
 
 func (x *ImageReport) Reset() {
 	*x = ImageReport{}
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1872,7 @@ func (x *ImageReport) String() string {
 func (*ImageReport) ProtoMessage() {}
 
 func (x *ImageReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[28]
+	mi := &file_pausa_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1885,7 @@ func (x *ImageReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageReport.ProtoReflect.Descriptor instead.
 func (*ImageReport) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{28}
+	return file_pausa_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ImageReport) GetJson() []byte {
@@ -1786,7 +1906,7 @@ type PruneImagesRequest struct {
 
 func (x *PruneImagesRequest) Reset() {
 	*x = PruneImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1918,7 @@ func (x *PruneImagesRequest) String() string {
 func (*PruneImagesRequest) ProtoMessage() {}
 
 func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[29]
+	mi := &file_pausa_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1931,7 @@ func (x *PruneImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PruneImagesRequest.ProtoReflect.Descriptor instead.
 func (*PruneImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{29}
+	return file_pausa_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PruneImagesRequest) GetAll() bool {
@@ -1844,7 +1964,7 @@ type AccountImagesRequest struct {
 
 func (x *AccountImagesRequest) Reset() {
 	*x = AccountImagesRequest{}
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1976,7 @@ func (x *AccountImagesRequest) String() string {
 func (*AccountImagesRequest) ProtoMessage() {}
 
 func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[30]
+	mi := &file_pausa_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1989,7 @@ func (x *AccountImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountImagesRequest.ProtoReflect.Descriptor instead.
 func (*AccountImagesRequest) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{30}
+	return file_pausa_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AccountImagesRequest) GetCollect() bool {
@@ -1888,7 +2008,7 @@ type MountImageResponse struct {
 
 func (x *MountImageResponse) Reset() {
 	*x = MountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2020,7 @@ func (x *MountImageResponse) String() string {
 func (*MountImageResponse) ProtoMessage() {}
 
 func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[31]
+	mi := &file_pausa_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2033,7 @@ func (x *MountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MountImageResponse.ProtoReflect.Descriptor instead.
 func (*MountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{31}
+	return file_pausa_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MountImageResponse) GetPath() string {
@@ -1931,7 +2051,7 @@ type UnmountImageResponse struct {
 
 func (x *UnmountImageResponse) Reset() {
 	*x = UnmountImageResponse{}
-	mi := &file_pausa_proto_msgTypes[32]
+	mi := &file_pausa_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1943,7 +2063,7 @@ func (x *UnmountImageResponse) String() string {
 func (*UnmountImageResponse) ProtoMessage() {}
 
 func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[32]
+	mi := &file_pausa_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1956,7 +2076,7 @@ func (x *UnmountImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnmountImageResponse.ProtoReflect.Descriptor instead.
 func (*UnmountImageResponse) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{32}
+	return file_pausa_proto_rawDescGZIP(), []int{34}
 }
 
 type ExecRequest_Start struct {
@@ -1975,7 +2095,7 @@ type ExecRequest_Start struct {
 
 func (x *ExecRequest_Start) Reset() {
 	*x = ExecRequest_Start{}
-	mi := &file_pausa_proto_msgTypes[33]
+	mi := &file_pausa_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2107,7 @@ func (x *ExecRequest_Start) String() string {
 func (*ExecRequest_Start) ProtoMessage() {}
 
 func (x *ExecRequest_Start) ProtoReflect() protoreflect.Message {
-	mi := &file_pausa_proto_msgTypes[33]
+	mi := &file_pausa_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2120,7 @@ func (x *ExecRequest_Start) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest_Start.ProtoReflect.Descriptor instead.
 func (*ExecRequest_Start) Descriptor() ([]byte, []int) {
-	return file_pausa_proto_rawDescGZIP(), []int{13, 0}
+	return file_pausa_proto_rawDescGZIP(), []int{15, 0}
 }
 
 func (x *ExecRequest_Start) GetNamespace() string {
@@ -2119,7 +2239,15 @@ const file_pausa_proto_rawDesc = "" +
 	"\tObjectRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x8d\x02\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x81\x01\n" +
+	"\rEventsRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05types\x18\x04 \x03(\tR\x05types\x12\x14\n" +
+	"\x05watch\x18\x05 \x01(\bR\x05watch\"(\n" +
+	"\x0eEventsResponse\x12\x16\n" +
+	"\x06events\x18\x01 \x03(\fR\x06events\"\x8d\x02\n" +
 	"\vLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x1c\n" +
@@ -2214,12 +2342,14 @@ const file_pausa_proto_rawDesc = "" +
 	"\acollect\x18\x01 \x01(\bR\acollect\"(\n" +
 	"\x12MountImageResponse\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\"\x16\n" +
-	"\x14UnmountImageResponse2\xdf\t\n" +
+	"\x14UnmountImageResponse2\x9e\n" +
+	"\n" +
 	"\x05Pausa\x125\n" +
 	"\x04Info\x12\x15.pausa.v1.InfoRequest\x1a\x16.pausa.v1.InfoResponse\x128\n" +
 	"\x05Apply\x12\x16.pausa.v1.ApplyRequest\x1a\x17.pausa.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.pausa.v1.GetRequest\x1a\x15.pausa.v1.GetResponse\x12;\n" +
-	"\x06Delete\x12\x17.pausa.v1.DeleteRequest\x1a\x18.pausa.v1.DeleteResponse\x127\n" +
+	"\x06Delete\x12\x17.pausa.v1.DeleteRequest\x1a\x18.pausa.v1.DeleteResponse\x12=\n" +
+	"\x06Events\x12\x17.pausa.v1.EventsRequest\x1a\x18.pausa.v1.EventsResponse0\x01\x127\n" +
 	"\x04Logs\x12\x15.pausa.v1.LogsRequest\x1a\x16.pausa.v1.LogsResponse0\x01\x129\n" +
 	"\x04Exec\x12\x15.pausa.v1.ExecRequest\x1a\x16.pausa.v1.ExecResponse(\x010\x01\x12;\n" +
 	"\x06Attach\x12\x15.pausa.v1.ExecRequest\x1a\x16.pausa.v1.ExecResponse(\x010\x01\x12L\n" +
@@ -2250,7 +2380,7 @@ func file_pausa_proto_rawDescGZIP() []byte {
 	return file_pausa_proto_rawDescData
 }
 
-var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_pausa_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_pausa_proto_goTypes = []any{
 	(*InfoRequest)(nil),          // 0: pausa.v1.InfoRequest
 	(*InfoResponse)(nil),         // 1: pausa.v1.InfoResponse
@@ -2263,78 +2393,82 @@ var file_pausa_proto_goTypes = []any{
 	(*DeleteRequest)(nil),        // 8: pausa.v1.DeleteRequest
 	(*DeleteResponse)(nil),       // 9: pausa.v1.DeleteResponse
 	(*ObjectRef)(nil),            // 10: pausa.v1.ObjectRef
-	(*LogsRequest)(nil),          // 11: pausa.v1.LogsRequest
-	(*LogsResponse)(nil),         // 12: pausa.v1.LogsResponse
-	(*ExecRequest)(nil),          // 13: pausa.v1.ExecRequest
-	(*ExecResponse)(nil),         // 14: pausa.v1.ExecResponse
-	(*ImportImageRequest)(nil),   // 15: pausa.v1.ImportImageRequest
-	(*LocalFile)(nil),            // 16: pausa.v1.LocalFile
-	(*ImportImageResponse)(nil),  // 17: pausa.v1.ImportImageResponse
-	(*ExportImageRequest)(nil),   // 18: pausa.v1.ExportImageRequest
-	(*ExportImageResponse)(nil),  // 19: pausa.v1.ExportImageResponse
-	(*RegistryCredential)(nil),   // 20: pausa.v1.RegistryCredential
-	(*PullImageRequest)(nil),     // 21: pausa.v1.PullImageRequest
-	(*PushImageRequest)(nil),     // 22: pausa.v1.PushImageRequest
-	(*ImageProgress)(nil),        // 23: pausa.v1.ImageProgress
-	(*TagImageRequest)(nil),      // 24: pausa.v1.TagImageRequest
-	(*UntagImageResponse)(nil),   // 25: pausa.v1.UntagImageResponse
-	(*TagImageResponse)(nil),     // 26: pausa.v1.TagImageResponse
-	(*ImageRequest)(nil),         // 27: pausa.v1.ImageRequest
-	(*ImageReport)(nil),          // 28: pausa.v1.ImageReport
-	(*PruneImagesRequest)(nil),   // 29: pausa.v1.PruneImagesRequest
-	(*AccountImagesRequest)(nil), // 30: pausa.v1.AccountImagesRequest
-	(*MountImageResponse)(nil),   // 31: pausa.v1.MountImageResponse
-	(*UnmountImageResponse)(nil), // 32: pausa.v1.UnmountImageResponse
-	(*ExecRequest_Start)(nil),    // 33: pausa.v1.ExecRequest.Start
+	(*EventsRequest)(nil),        // 11: pausa.v1.EventsRequest
+	(*EventsResponse)(nil),       // 12: pausa.v1.EventsResponse
+	(*LogsRequest)(nil),          // 13: pausa.v1.LogsRequest
+	(*LogsResponse)(nil),         // 14: pausa.v1.LogsResponse
+	(*ExecRequest)(nil),          // 15: pausa.v1.ExecRequest
+	(*ExecResponse)(nil),         // 16: pausa.v1.ExecResponse
+	(*ImportImageRequest)(nil),   // 17: pausa.v1.ImportImageRequest
+	(*LocalFile)(nil),            // 18: pausa.v1.LocalFile
+	(*ImportImageResponse)(nil),  // 19: pausa.v1.ImportImageResponse
+	(*ExportImageRequest)(nil),   // 20: pausa.v1.ExportImageRequest
+	(*ExportImageResponse)(nil),  // 21: pausa.v1.ExportImageResponse
+	(*RegistryCredential)(nil),   // 22: pausa.v1.RegistryCredential
+	(*PullImageRequest)(nil),     // 23: pausa.v1.PullImageRequest
+	(*PushImageRequest)(nil),     // 24: pausa.v1.PushImageRequest
+	(*ImageProgress)(nil),        // 25: pausa.v1.ImageProgress
+	(*TagImageRequest)(nil),      // 26: pausa.v1.TagImageRequest
+	(*UntagImageResponse)(nil),   // 27: pausa.v1.UntagImageResponse
+	(*TagImageResponse)(nil),     // 28: pausa.v1.TagImageResponse
+	(*ImageRequest)(nil),         // 29: pausa.v1.ImageRequest
+	(*ImageReport)(nil),          // 30: pausa.v1.ImageReport
+	(*PruneImagesRequest)(nil),   // 31: pausa.v1.PruneImagesRequest
+	(*AccountImagesRequest)(nil), // 32: pausa.v1.AccountImagesRequest
+	(*MountImageResponse)(nil),   // 33: pausa.v1.MountImageResponse
+	(*UnmountImageResponse)(nil), // 34: pausa.v1.UnmountImageResponse
+	(*ExecRequest_Start)(nil),    // 35: pausa.v1.ExecRequest.Start
 }
 var file_pausa_proto_depIdxs = []int32{
 	2,  // 0: pausa.v1.ApplyRequest.objects:type_name -> pausa.v1.Object
 	5,  // 1: pausa.v1.ApplyResponse.results:type_name -> pausa.v1.ApplyResult
 	10, // 2: pausa.v1.DeleteResponse.deleted:type_name -> pausa.v1.ObjectRef
-	33, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
-	16, // 4: pausa.v1.ImportImageRequest.file:type_name -> pausa.v1.LocalFile
-	20, // 5: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
-	20, // 6: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	35, // 3: pausa.v1.ExecRequest.start:type_name -> pausa.v1.ExecRequest.Start
+	18, // 4: pausa.v1.ImportImageRequest.file:type_name -> pausa.v1.LocalFile
+	22, // 5: pausa.v1.PullImageRequest.credential:type_name -> pausa.v1.RegistryCredential
+	22, // 6: pausa.v1.PushImageRequest.credential:type_name -> pausa.v1.RegistryCredential
 	0,  // 7: pausa.v1.Pausa.Info:input_type -> pausa.v1.InfoRequest
 	3,  // 8: pausa.v1.Pausa.Apply:input_type -> pausa.v1.ApplyRequest
 	6,  // 9: pausa.v1.Pausa.Get:input_type -> pausa.v1.GetRequest
 	8,  // 10: pausa.v1.Pausa.Delete:input_type -> pausa.v1.DeleteRequest
-	11, // 11: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
-	13, // 12: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
-	13, // 13: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
-	15, // 14: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
-	18, // 15: pausa.v1.Pausa.ExportImage:input_type -> pausa.v1.ExportImageRequest
-	21, // 16: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
-	22, // 17: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
-	24, // 18: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
-	27, // 19: pausa.v1.Pausa.UntagImage:input_type -> pausa.v1.ImageRequest
-	27, // 20: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
-	21, // 21: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
-	29, // 22: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
-	30, // 23: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
-	27, // 24: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
-	27, // 25: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
-	1,  // 26: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
-	4,  // 27: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
-	7,  // 28: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
-	9,  // 29: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
-	12, // 30: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
-	14, // 31: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
-	14, // 32: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
-	17, // 33: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
-	19, // 34: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
-	23, // 35: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
-	23, // 36: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
-	26, // 37: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
-	25, // 38: pausa.v1.Pausa.UntagImage:output_type -> pausa.v1.UntagImageResponse
-	28, // 39: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
-	28, // 40: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
-	28, // 41: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
-	28, // 42: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
-	31, // 43: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
-	32, // 44: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
-	26, // [26:45] is the sub-list for method output_type
-	7,  // [7:26] is the sub-list for method input_type
+	11, // 11: pausa.v1.Pausa.Events:input_type -> pausa.v1.EventsRequest
+	13, // 12: pausa.v1.Pausa.Logs:input_type -> pausa.v1.LogsRequest
+	15, // 13: pausa.v1.Pausa.Exec:input_type -> pausa.v1.ExecRequest
+	15, // 14: pausa.v1.Pausa.Attach:input_type -> pausa.v1.ExecRequest
+	17, // 15: pausa.v1.Pausa.ImportImage:input_type -> pausa.v1.ImportImageRequest
+	20, // 16: pausa.v1.Pausa.ExportImage:input_type -> pausa.v1.ExportImageRequest
+	23, // 17: pausa.v1.Pausa.PullImage:input_type -> pausa.v1.PullImageRequest
+	24, // 18: pausa.v1.Pausa.PushImage:input_type -> pausa.v1.PushImageRequest
+	26, // 19: pausa.v1.Pausa.TagImage:input_type -> pausa.v1.TagImageRequest
+	29, // 20: pausa.v1.Pausa.UntagImage:input_type -> pausa.v1.ImageRequest
+	29, // 21: pausa.v1.Pausa.InspectImage:input_type -> pausa.v1.ImageRequest
+	23, // 22: pausa.v1.Pausa.ExplainImage:input_type -> pausa.v1.PullImageRequest
+	31, // 23: pausa.v1.Pausa.PruneImages:input_type -> pausa.v1.PruneImagesRequest
+	32, // 24: pausa.v1.Pausa.AccountImages:input_type -> pausa.v1.AccountImagesRequest
+	29, // 25: pausa.v1.Pausa.MountImage:input_type -> pausa.v1.ImageRequest
+	29, // 26: pausa.v1.Pausa.UnmountImage:input_type -> pausa.v1.ImageRequest
+	1,  // 27: pausa.v1.Pausa.Info:output_type -> pausa.v1.InfoResponse
+	4,  // 28: pausa.v1.Pausa.Apply:output_type -> pausa.v1.ApplyResponse
+	7,  // 29: pausa.v1.Pausa.Get:output_type -> pausa.v1.GetResponse
+	9,  // 30: pausa.v1.Pausa.Delete:output_type -> pausa.v1.DeleteResponse
+	12, // 31: pausa.v1.Pausa.Events:output_type -> pausa.v1.EventsResponse
+	14, // 32: pausa.v1.Pausa.Logs:output_type -> pausa.v1.LogsResponse
+	16, // 33: pausa.v1.Pausa.Exec:output_type -> pausa.v1.ExecResponse
+	16, // 34: pausa.v1.Pausa.Attach:output_type -> pausa.v1.ExecResponse
+	19, // 35: pausa.v1.Pausa.ImportImage:output_type -> pausa.v1.ImportImageResponse
+	21, // 36: pausa.v1.Pausa.ExportImage:output_type -> pausa.v1.ExportImageResponse
+	25, // 37: pausa.v1.Pausa.PullImage:output_type -> pausa.v1.ImageProgress
+	25, // 38: pausa.v1.Pausa.PushImage:output_type -> pausa.v1.ImageProgress
+	28, // 39: pausa.v1.Pausa.TagImage:output_type -> pausa.v1.TagImageResponse
+	27, // 40: pausa.v1.Pausa.UntagImage:output_type -> pausa.v1.UntagImageResponse
+	30, // 41: pausa.v1.Pausa.InspectImage:output_type -> pausa.v1.ImageReport
+	30, // 42: pausa.v1.Pausa.ExplainImage:output_type -> pausa.v1.ImageReport
+	30, // 43: pausa.v1.Pausa.PruneImages:output_type -> pausa.v1.ImageReport
+	30, // 44: pausa.v1.Pausa.AccountImages:output_type -> pausa.v1.ImageReport
+	33, // 45: pausa.v1.Pausa.MountImage:output_type -> pausa.v1.MountImageResponse
+	34, // 46: pausa.v1.Pausa.UnmountImage:output_type -> pausa.v1.UnmountImageResponse
+	27, // [27:47] is the sub-list for method output_type
+	7,  // [7:27] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -2346,14 +2480,14 @@ func file_pausa_proto_init() {
 		return
 	}
 	file_pausa_proto_msgTypes[8].OneofWrappers = []any{}
-	file_pausa_proto_msgTypes[11].OneofWrappers = []any{}
+	file_pausa_proto_msgTypes[13].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pausa_proto_rawDesc), len(file_pausa_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

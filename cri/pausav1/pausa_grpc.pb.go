@@ -26,6 +26,7 @@ const (
 	Pausa_Apply_FullMethodName         = "/pausa.v1.Pausa/Apply"
 	Pausa_Get_FullMethodName           = "/pausa.v1.Pausa/Get"
 	Pausa_Delete_FullMethodName        = "/pausa.v1.Pausa/Delete"
+	Pausa_Events_FullMethodName        = "/pausa.v1.Pausa/Events"
 	Pausa_Logs_FullMethodName          = "/pausa.v1.Pausa/Logs"
 	Pausa_Exec_FullMethodName          = "/pausa.v1.Pausa/Exec"
 	Pausa_Attach_FullMethodName        = "/pausa.v1.Pausa/Attach"
@@ -55,6 +56,9 @@ type PausaClient interface {
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// Delete marks objects for deletion; with wait it returns when they are gone.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// Events sends what has happened of late, oldest first, all in the first message; with
+	// watch then each that happens.
+	Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error)
 	// Logs streams a container's log.
 	Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error)
 	// Exec runs a command in a container; Attach joins a container's own stdio. The first request has start set.
@@ -129,9 +133,28 @@ func (c *pausaClient) Delete(ctx context.Context, in *DeleteRequest, opts ...grp
 	return out, nil
 }
 
+func (c *pausaClient) Events(ctx context.Context, in *EventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EventsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[0], Pausa_Events_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[EventsRequest, EventsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_EventsClient = grpc.ServerStreamingClient[EventsResponse]
+
 func (c *pausaClient) Logs(ctx context.Context, in *LogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[LogsResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[0], Pausa_Logs_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[1], Pausa_Logs_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +173,7 @@ type Pausa_LogsClient = grpc.ServerStreamingClient[LogsResponse]
 
 func (c *pausaClient) Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[1], Pausa_Exec_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[2], Pausa_Exec_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +186,7 @@ type Pausa_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
 
 func (c *pausaClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[2], Pausa_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[3], Pausa_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +199,7 @@ type Pausa_AttachClient = grpc.BidiStreamingClient[ExecRequest, ExecResponse]
 
 func (c *pausaClient) ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[3], Pausa_ImportImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[4], Pausa_ImportImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +212,7 @@ type Pausa_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, Im
 
 func (c *pausaClient) ExportImage(ctx context.Context, in *ExportImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportImageResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[4], Pausa_ExportImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[5], Pausa_ExportImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +231,7 @@ type Pausa_ExportImageClient = grpc.ServerStreamingClient[ExportImageResponse]
 
 func (c *pausaClient) PullImage(ctx context.Context, in *PullImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[5], Pausa_PullImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[6], Pausa_PullImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +250,7 @@ type Pausa_PullImageClient = grpc.ServerStreamingClient[ImageProgress]
 
 func (c *pausaClient) PushImage(ctx context.Context, in *PushImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ImageProgress], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[6], Pausa_PushImage_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Pausa_ServiceDesc.Streams[7], Pausa_PushImage_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -336,6 +359,9 @@ type PausaServer interface {
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// Delete marks objects for deletion; with wait it returns when they are gone.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// Events sends what has happened of late, oldest first, all in the first message; with
+	// watch then each that happens.
+	Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error
 	// Logs streams a container's log.
 	Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error
 	// Exec runs a command in a container; Attach joins a container's own stdio. The first request has start set.
@@ -381,6 +407,9 @@ func (UnimplementedPausaServer) Get(context.Context, *GetRequest) (*GetResponse,
 }
 func (UnimplementedPausaServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedPausaServer) Events(*EventsRequest, grpc.ServerStreamingServer[EventsResponse]) error {
+	return status.Error(codes.Unimplemented, "method Events not implemented")
 }
 func (UnimplementedPausaServer) Logs(*LogsRequest, grpc.ServerStreamingServer[LogsResponse]) error {
 	return status.Error(codes.Unimplemented, "method Logs not implemented")
@@ -519,6 +548,17 @@ func _Pausa_Delete_Handler(srv interface{}, ctx context.Context, dec func(interf
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _Pausa_Events_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(EventsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(PausaServer).Events(m, &grpc.GenericServerStream[EventsRequest, EventsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Pausa_EventsServer = grpc.ServerStreamingServer[EventsResponse]
 
 func _Pausa_Logs_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(LogsRequest)
@@ -786,6 +826,11 @@ var Pausa_ServiceDesc = grpc.ServiceDesc{
 		},
 	},
 	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Events",
+			Handler:       _Pausa_Events_Handler,
+			ServerStreams: true,
+		},
 		{
 			StreamName:    "Logs",
 			Handler:       _Pausa_Logs_Handler,

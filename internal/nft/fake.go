@@ -56,8 +56,8 @@ func (f *Fake) Flush() {
 func (f *Fake) Close() error { return nil }
 
 // Watch never tells anything.
-func (f *Fake) Watch(ctx context.Context, _ func(string) bool) (<-chan struct{}, error) {
-	out := make(chan struct{})
+func (f *Fake) Watch(ctx context.Context, _ func(string) bool) (<-chan string, error) {
+	out := make(chan string)
 	context.AfterFunc(ctx, func() { close(out) })
 	return out, nil
 }

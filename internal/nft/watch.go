@@ -5,24 +5,32 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Watch tells when somebody else changes an object of the table whose name
-// (that of the chain, for rules; of the set, for elements) matches, or deletes
-// the table: once for a whole transaction. This connection's own commits, other
-// tables and objects that do not match are not told. When notifications were
-// lost it tells too. The channel is closed when ctx ends.
-func (c *Conn) Watch(ctx context.Context, match func(name string) bool) (<-chan struct{}, error) {
+// Watch tells when another program changes a table of ours, of family inet or
+// bridge, once for a whole transaction, and which program that is ("" is
+// unknown). Changes that this program makes over another connection are told if
+// they delete the table of family inet, or if the name of what they change there
+// (that of the chain, for rules; of the set, for elements) matches. This
+// connection's own commits and other tables are not told. When notifications
+// were lost it tells too. The channel is closed when ctx ends.
+func (c *Conn) Watch(ctx context.Context, match func(name string) bool) (<-chan string, error) {
 	sock, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{
 		NetNS: int(c.netns.Fd()), Groups: 1 << (unix.NFNLGRP_NFTABLES - 1),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("watch nftables: %w", err)
 	}
-	w := &watcher{sock: sock, own: c.PortID, match: match, out: make(chan struct{}, 1)}
+	self, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("watch nftables: %w", err), sock.Close())
+	}
+	w := &watcher{sock: sock, own: c.PortID, match: match, out: make(chan string, 1), self: strings.TrimSpace(string(self))}
 	if err := errors.Join(sock.SetReadBuffer(socketBuffer), w.ignoreOwn()); err != nil {
 		return nil, errors.Join(fmt.Errorf("watch nftables: %w", err), sock.Close())
 	}
@@ -39,11 +47,13 @@ type watcher struct {
 	sock  *netlink.Conn
 	own   func() uint32
 	match func(string) bool
-	out   chan struct{}
+	out   chan string
+	self  string // name of this program
 	// filtered is the port whose messages the kernel drops for us.
 	filtered uint32
-	// pending: the transaction under way has touched something of ours.
-	pending bool
+	// The transaction under way has touched one of our tables, and something
+	// that matches.
+	touched, matched bool
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -55,7 +65,7 @@ func (w *watcher) run(ctx context.Context) {
 		if err != nil {
 			// Mostly ENOBUFS: something was lost, it may have been ours.
 			_ = w.ignoreOwn()
-			w.tell()
+			w.tell("")
 			continue
 		}
 		for _, m := range msgs {
@@ -74,28 +84,46 @@ func (w *watcher) message(m netlink.Message) {
 	}
 	kind := int(m.Header.Type & 0xff)
 	if kind == unix.NFT_MSG_NEWGEN {
-		if w.pending {
-			w.pending = false
-			w.tell()
+		if by := programOf(m.Data); w.matched || w.touched && by != w.self {
+			w.tell(by)
 		}
+		w.touched, w.matched = false, false
 		return
 	}
 	if table, name := objectOf(kind, m.Data); table == TableName {
-		w.pending = w.pending || kind == unix.NFT_MSG_DELTABLE || (name != "" && w.match(name))
+		w.touched = true
+		w.matched = w.matched || m.Data[0] == unix.NFPROTO_INET && (kind == unix.NFT_MSG_DELTABLE || (name != "" && w.match(name)))
 	}
 }
 
-func (w *watcher) tell() {
+func (w *watcher) tell(by string) {
 	select {
-	case w.out <- struct{}{}:
+	case w.out <- by:
 	default:
 	}
 }
 
-// objectOf reads the table of family inet and the chain or set that a
-// notification is about.
+// programOf reads who has made a new generation of the ruleset.
+func programOf(data []byte) string {
+	if len(data) < 4 {
+		return ""
+	}
+	attrs, err := netlink.UnmarshalAttributes(data[4:])
+	if err != nil {
+		return ""
+	}
+	for _, a := range attrs {
+		if a.Type == unix.NFTA_GEN_PROC_NAME {
+			return unix.ByteSliceToString(a.Data)
+		}
+	}
+	return ""
+}
+
+// objectOf reads the table of family inet or bridge, and the chain or set, that
+// a notification is about.
 func objectOf(kind int, data []byte) (table, name string) {
-	if len(data) < 4 || data[0] != unix.NFPROTO_INET {
+	if len(data) < 4 || data[0] != unix.NFPROTO_INET && data[0] != unix.NFPROTO_BRIDGE {
 		return "", ""
 	}
 	attrs, err := netlink.UnmarshalAttributes(data[4:])

@@ -37,6 +37,9 @@ func TestWatch(t *testing.T) {
 		"add element inet pausa my-set { 1000 }",
 		"add rule inet pausa my-chain accept",
 		"add chain inet pausa my-other",
+		"add rule inet pausa theirs accept", // of another part of ours
+		"add table bridge pausa",
+		"delete table bridge pausa",
 		"delete table inet pausa",
 		"flush ruleset",
 	} {
@@ -58,7 +61,10 @@ func TestWatch(t *testing.T) {
 			t.Fatalf("%s: %v: %s", change, err, out)
 		}
 		select {
-		case <-ch:
+		case by := <-ch:
+			if by != "nft" {
+				t.Errorf("%q was made by %q", change, by)
+			}
 		case <-time.After(10 * time.Second):
 			t.Fatalf("%q was not told", change)
 		}

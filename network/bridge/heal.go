@@ -164,7 +164,7 @@ func (p *Plugin) suspect(u netlink.LinkUpdate) {
 }
 
 // portDamage looks at the suspects on one bridge.
-func (p *Plugin) portDamage(br *netlink.Bridge) string {
+func (p *Plugin) portDamage(br *netlink.Bridge) Damage {
 	p.mu.Lock()
 	suspects := map[string]string{}
 	for veth := range p.ports.suspects {
@@ -178,14 +178,14 @@ func (p *Plugin) portDamage(br *netlink.Bridge) string {
 		link, err := p.host.LinkByName(veth)
 		switch {
 		case errors.As(err, &netlink.LinkNotFoundError{}):
-			return fmt.Sprintf("link %s of pod %s is gone", veth, pod)
+			return Damage{LinkDeleted, fmt.Sprintf("link %s of pod %s is gone", veth, pod)}
 		case err != nil:
 			continue
 		case link.Attrs().MasterIndex != br.Index:
-			return fmt.Sprintf("link %s of pod %s is not on bridge %s", veth, pod, br.Name)
+			return Damage{LinkDetached, fmt.Sprintf("link %s of pod %s is not on bridge %s", veth, pod, br.Name)}
 		case link.Attrs().Flags&net.FlagUp == 0:
-			return fmt.Sprintf("link %s of pod %s is down", veth, pod)
+			return Damage{LinkDown, fmt.Sprintf("link %s of pod %s is down", veth, pod)}
 		}
 	}
-	return ""
+	return Damage{}
 }

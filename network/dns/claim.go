@@ -12,10 +12,10 @@ import (
 )
 
 // Claim makes addresses this host's own, on its loopback link: there they are
-// whatever networks pods have, and nobody answers for them on a wire. Done twice
-// it does nothing.
-func Claim(addrs []netip.Addr) error {
-	return onLoopback(func(lo netlink.Link, has []netlink.Addr) error {
+// whatever networks pods have, and nobody answers for them on a wire. It returns
+// those that it gave: done twice, none.
+func Claim(addrs []netip.Addr) (given []netip.Addr, err error) {
+	err = onLoopback(func(lo netlink.Link, has []netlink.Addr) error {
 		var errs []error
 		for _, a := range addrs {
 			if indexOf(has, a) >= 0 {
@@ -23,10 +23,13 @@ func Claim(addrs []netip.Addr) error {
 			}
 			if err := netlink.AddrReplace(lo, hostAddr(a)); err != nil {
 				errs = append(errs, fmt.Errorf("give %s to this host: %w", a, err))
+				continue
 			}
+			given = append(given, a)
 		}
 		return errors.Join(errs...)
 	})
+	return given, err
 }
 
 // Release takes back what Claim gave; what is not there is no error.

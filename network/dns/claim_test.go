@@ -2,6 +2,7 @@ package dns
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	goruntime "runtime"
 	"testing"
@@ -43,9 +44,16 @@ func TestClaim(t *testing.T) {
 				}
 				return err
 			}
+			claim := func(want int) error {
+				given, err := Claim(ours)
+				if len(given) != want {
+					err = errors.Join(err, fmt.Errorf("gave %v, want %d", given, want))
+				}
+				return err
+			}
 			return errors.Join(
-				Claim(ours), Claim(ours), has(2),
-				netlink.AddrDel(lo, hostAddr(ours[0])), has(1), Claim(ours), has(2),
+				claim(2), claim(0), has(2),
+				netlink.AddrDel(lo, hostAddr(ours[0])), has(1), claim(1), has(2),
 				Release(ours), Release(ours), has(0))
 		}()
 	}()

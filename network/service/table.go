@@ -63,7 +63,7 @@ type ruleset interface {
 	Elements(nft.Set) ([]nft.Element, error)
 	Chains() ([]string, error)
 	Sets() ([]string, error)
-	Watch(ctx context.Context, match func(name string) bool) (<-chan struct{}, error)
+	Watch(ctx context.Context, match func(name string) bool) (<-chan string, error)
 	Close() error
 }
 

@@ -20,9 +20,13 @@ import (
 	"github.com/pausa-run/pausa/internal/nft"
 )
 
-// traceTable is there while a packet is traced, and holds one rule: the first
-// packets of our own connection are to be told of.
-const traceTable = "pausa-trace"
+// tracePrefix begins the name of a table that is there while a packet is traced,
+// and holds one rule: the packets of our own connection are to be told of.
+const tracePrefix = "pausa-trace-"
+
+// ownedTable is NFT_TABLE_F_OWNER of linux/netfilter/nf_tables.h: the kernel
+// removes the table with the socket that made it, however that ends.
+const ownedTable = 2
 
 // beforeAll is a priority ahead of connection tracking and everybody's rules.
 const beforeAll = nftables.ChainPriority(-500)
@@ -63,9 +67,10 @@ func (w *walk) packet(ctx context.Context) {
 
 // traced connects while the kernel tells of the packets.
 func (w *walk) traced(ctx context.Context) ([]traceEvent, error) {
-	conn, err := nftables.New(nftables.AsLasting())
+	name := tracePrefix + strconv.Itoa(os.Getpid())
+	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error { return ownTable(c, name) }))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("add table %s: %w", name, err)
 	}
 	defer func() { _ = conn.CloseLasting() }()
 	const group = 1 << (unix.NFNLGRP_NFTRACE - 1)
@@ -74,10 +79,9 @@ func (w *walk) traced(ctx context.Context) ([]traceEvent, error) {
 		return nil, fmt.Errorf("listen to the kernel: %w", err)
 	}
 	defer sock.Close()
-	if err := w.mark(conn); err != nil {
-		return nil, fmt.Errorf("add table %s: %w", traceTable, err)
+	if err := w.mark(conn, name); err != nil {
+		return nil, fmt.Errorf("add to table %s: %w", name, err)
 	}
-	defer unmark(conn)
 	limit := w.Timeout
 	w.Timeout = min(limit, time.Second)
 	_, _, _ = w.dial(ctx) // it was tried before: this one is for its packets
@@ -85,12 +89,37 @@ func (w *walk) traced(ctx context.Context) ([]traceEvent, error) {
 	return readTrace(sock)
 }
 
-// mark adds the table, in place of one that a killed trace has left.
-func (w *walk) mark(conn *nftables.Conn) error {
-	table := &nftables.Table{Name: traceTable, Family: nftables.TableFamilyINet}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	conn.AddTable(table)
+// ownTable makes the table over the socket of what is to follow, which nobody
+// else may change.
+func ownTable(c *netlink.Conn, name string) error {
+	e := netlink.NewAttributeEncoder()
+	e.ByteOrder = binary.BigEndian
+	e.String(unix.NFTA_TABLE_NAME, name)
+	e.Uint32(unix.NFTA_TABLE_FLAGS, ownedTable)
+	attrs, err := e.Encode()
+	if err != nil {
+		return err
+	}
+	batch := func(kind netlink.HeaderType) netlink.Message {
+		return netlink.Message{Header: netlink.Header{Type: kind, Flags: netlink.Request}, Data: []byte{0, 0, 0, unix.NFNL_SUBSYS_NFTABLES}}
+	}
+	_, err = c.SendMessages([]netlink.Message{
+		batch(unix.NFNL_MSG_BATCH_BEGIN),
+		{
+			Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_NEWTABLE, Flags: netlink.Request | netlink.Acknowledge | netlink.Create},
+			Data:   append([]byte{unix.NFPROTO_INET, 0, 0, 0}, attrs...),
+		},
+		batch(unix.NFNL_MSG_BATCH_END),
+	})
+	if err == nil {
+		_, err = c.Receive()
+	}
+	return err
+}
+
+// mark adds the chains and their rule.
+func (w *walk) mark(conn *nftables.Conn, name string) error {
+	table := &nftables.Table{Name: name, Family: nftables.TableFamilyINet}
 	for name, hook := range map[string]*nftables.ChainHook{"prerouting": nftables.ChainHookPrerouting, "output": nftables.ChainHookOutput} {
 		chain := conn.AddChain(&nftables.Chain{
 			Name: name, Table: table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: nftables.ChainPriorityRef(beforeAll),
@@ -98,11 +127,6 @@ func (w *walk) mark(conn *nftables.Conn) error {
 		conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: w.ours()})
 	}
 	return conn.Flush()
-}
-
-func unmark(conn *nftables.Conn) {
-	conn.DelTable(&nftables.Table{Name: traceTable, Family: nftables.TableFamilyINet})
-	_ = conn.Flush() // without it, the next trace takes it away
 }
 
 // ours matches the packets that the probe sends:
@@ -168,7 +192,7 @@ func readTrace(sock *netlink.Conn) ([]traceEvent, error) {
 			return out, fmt.Errorf("listen to the kernel: %w", err)
 		}
 		for _, m := range messages {
-			if e, ok := parseTrace(m.Data); ok && e.table != traceTable {
+			if e, ok := parseTrace(m.Data); ok && !strings.HasPrefix(e.table, tracePrefix) {
 				out = append(out, e)
 			}
 		}

@@ -7,11 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pausa-run/pausa/internal/nft"
+	"github.com/pausa-run/pausa/network/bridge"
 	"github.com/pausa-run/pausa/network/service"
 )
 
-// service looks the destination up in the kernel's maps of Services, and
-// returns where it leads; nothing when it is no Service's.
+// service looks the destination up in the kernel's maps of host ports and of
+// Services, and returns where it leads; nothing when it is in none.
 func (w *walk) service() []netip.AddrPort {
 	conn, err := nft.Open()
 	if err != nil {
@@ -20,6 +21,13 @@ func (w *walk) service() []netip.AddrPort {
 	}
 	defer func() { _ = conn.Close() }()
 	local := w.isLocal(w.To.Addr())
+	switch pod, err := bridge.LookPort(conn, w.To, w.Protocol, local); {
+	case err != nil:
+		w.add("host ports", Warn, fmt.Sprintf("the rules of host ports cannot be read: %v", err), "restart the daemon: it writes its rules again")
+	case pod.IsValid():
+		w.add("host ports", OK, fmt.Sprintf("host port %d/%s leads to %s%s", w.To.Port(), w.Protocol, pod, w.nameOf(pod.Addr())), "")
+		return []netip.AddrPort{pod}
+	}
 	found, err := service.Look(conn, w.To, w.Protocol, local)
 	switch {
 	case err != nil:

@@ -65,10 +65,11 @@ type State struct {
 type Options struct {
 	Access  Access
 	Clock   Clock
-	Dir     string              // states are kept here across restarts; "": nowhere
-	Changed func(t Target)      // a container's State has changed
-	Log     *slog.Logger        // nil: none
-	Jitter  func(n int64) int64 // a number below n; nil: random
+	Dir     string                               // states are kept here across restarts; "": nowhere
+	Changed func(t Target)                       // a container's State has changed
+	Failed  func(t Target, kind, message string) // a check has failed; nil: nobody cares
+	Log     *slog.Logger                         // nil: none
+	Jitter  func(n int64) int64                  // a number below n; nil: random
 }
 
 // Set probes containers until they are forgotten. Between two checks a probe

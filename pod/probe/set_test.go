@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -158,5 +159,23 @@ func TestStatesOutliveTheSet(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 0 {
 		t.Errorf("left %v", left)
+	}
+}
+
+// Each failure is told, but those of checks that come sooner than their period.
+func TestFailuresAreTold(t *testing.T) {
+	w := newWorld(t, "")
+	var told []string
+	w.opts.Failed = func(t Target, kind, message string) { told = append(told, t.ContainerID+" "+kind+" "+message) }
+	w.access.set("live", 1)
+	w.Watch(Target{ContainerID: "c", StartedAt: w.clock.Now(), Liveness: command("live", func(p *corev1.Probe) { p.PeriodSeconds, p.FailureThreshold = 1, 2 })})
+	w.clock.advance(2 * time.Second)
+	if want := []string{"c liveness the command ends with 1: ", "c liveness the command ends with 1: "}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
+	}
+	quick := &worker{kind: readiness, probe: &corev1.Probe{PeriodSeconds: 10}, soon: time.Second}
+	slow := &worker{kind: readiness, probe: &corev1.Probe{PeriodSeconds: 10}, soon: 16 * time.Second}
+	if exec := (&worker{kind: readiness, probe: &corev1.Probe{PeriodSeconds: 10}}); !quick.hasty() || slow.hasty() || exec.hasty() {
+		t.Error("which checks are hasty")
 	}
 }

@@ -84,11 +84,18 @@ func (w *worker) once() {
 		w.schedule(w.next(begun, a))
 	}
 	t := w.entry.target
+	failed := a.known && !a.ok && !w.hasty() && w.set.opts.Failed != nil
 	w.set.mu.Unlock()
+	if failed {
+		w.set.opts.Failed(t, w.kind, a.message)
+	}
 	if changed && w.set.opts.Changed != nil {
 		w.set.opts.Changed(t)
 	}
 }
+
+// hasty says whether checks come sooner than their period, and so mean nothing yet.
+func (w *worker) hasty() bool { return w.soon > 0 && w.soon < w.period() && !w.ever }
 
 // next keeps the period, whatever the check took.
 func (w *worker) next(begun time.Time, a answer) time.Duration {

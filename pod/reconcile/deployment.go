@@ -228,10 +228,17 @@ func (e *Engine) syncDeployment(ref manifest.Ref) (again time.Duration, err erro
 	create, remove := rollout(d, live, ending)
 	var errs []error
 	for _, r := range remove {
+		e.opts.Events.Normal(about(o), eventDeleted, "Deleted pod: %s", r.pod.Name)
 		errs = append(errs, e.mark(r.object, nil))
 	}
 	for range create {
-		errs = append(errs, e.createReplica(d))
+		name, err := e.createReplica(d)
+		if err != nil {
+			e.opts.Events.Warning(about(o), eventMakeFailed, "Error creating: %v", err)
+		} else {
+			e.opts.Events.Normal(about(o), eventMade, "Created pod: %s", name)
+		}
+		errs = append(errs, err)
 	}
 	return again, errors.Join(errs...)
 }
@@ -254,10 +261,10 @@ func (e *Engine) endDeployment(o manifest.Object) error {
 }
 
 // createReplica stores one more pod of the template.
-func (e *Engine) createReplica(d *appsv1.Deployment) error {
+func (e *Engine) createReplica(d *appsv1.Deployment) (name string, err error) {
 	hash, err := templateHash(&d.Spec.Template)
 	if err != nil {
-		return err
+		return "", err
 	}
 	yes := true
 	t := d.Spec.Template.DeepCopy()
@@ -281,8 +288,8 @@ func (e *Engine) createReplica(d *appsv1.Deployment) error {
 		}
 	}
 	if _, err := e.objects.put(o); err != nil {
-		return err
+		return "", err
 	}
 	e.work.add(o.Ref())
-	return nil
+	return p.Name, nil
 }

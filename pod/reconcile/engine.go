@@ -21,6 +21,7 @@ import (
 	"github.com/pausa-run/pausa/images"
 	"github.com/pausa-run/pausa/network/service"
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/pod/event"
 	"github.com/pausa-run/pausa/pod/manifest"
 	"github.com/pausa-run/pausa/pod/probe"
 	"github.com/pausa-run/pausa/runtime"
@@ -52,7 +53,8 @@ type ServiceTable interface {
 	Sync(ctx context.Context, desired []service.Service) error
 	Update(ctx context.Context, set []service.Service, gone []service.ID) error
 	Resync(ctx context.Context) error
-	Watch(ctx context.Context) <-chan struct{}
+	// Watch tells who has changed the rules.
+	Watch(ctx context.Context) <-chan string
 }
 
 // Allocator hands out cluster IPs and node ports. key is "namespace/name".
@@ -94,6 +96,7 @@ type Options struct {
 	NodeIPs         func() []netip.Addr // nil: none
 	ResolvConf      string              // "" is /etc/resolv.conf
 	DNS             *ClusterDNS         // nil: pods use the host's resolver
+	Events          *event.Recorder     // nil: none are kept
 	Log             *slog.Logger
 	Clock           Clock // nil: the real one
 }
@@ -171,7 +174,7 @@ func New(opts Options) (*Engine, error) {
 		slots: make(chan struct{}, max(8, 4*goruntime.NumCPU())),
 	}
 	e.probes, err = probe.Open(probe.Options{
-		Access: opts.Pods, Clock: opts.Clock, Dir: filepath.Join(opts.RunDir, "probes"), Changed: e.answered, Log: opts.Log,
+		Access: opts.Pods, Clock: opts.Clock, Dir: filepath.Join(opts.RunDir, "probes"), Changed: e.answered, Failed: e.unhealthy, Log: opts.Log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make reconcile engine: %w", err)
@@ -181,6 +184,7 @@ func New(opts Options) (*Engine, error) {
 	for _, o := range objects.list(manifest.KindService, "") {
 		if err := e.reserve(o.Value().(*corev1.Service)); err != nil {
 			e.log.Error("a stored Service claims an address that is taken", "service", o.Ref().String(), "error", err)
+			e.tellTaken(o, err)
 		}
 	}
 	return e, nil
@@ -275,6 +279,7 @@ func (e *Engine) every(tick chan<- struct{}) (stop func()) {
 func (e *Engine) event(ev pod.Event) {
 	e.pods.invalidate()
 	if ref, ok := e.pods.refOf(ev.PodID); ok {
+		e.tellExit(ref, ev)
 		e.work.add(ref)
 		e.touched(ref)
 	}

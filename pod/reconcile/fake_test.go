@@ -408,7 +408,7 @@ type fakeTable struct {
 	now   []service.Service
 	syncs int
 	fresh int
-	watch chan struct{}
+	watch chan string
 	err   error
 	log   func(string)
 }
@@ -457,7 +457,7 @@ func (t *fakeTable) Resync(context.Context) error {
 	return nil
 }
 
-func (t *fakeTable) Watch(context.Context) <-chan struct{} { return t.watch }
+func (t *fakeTable) Watch(context.Context) <-chan string { return t.watch }
 
 // endpoints of the first port of a service.
 func (t *fakeTable) endpoints(name string) int {
@@ -496,7 +496,7 @@ func newWorld(t *testing.T) *world { return newWorldWith(t, func(*Options) {}) }
 
 func newWorldWith(t *testing.T, change func(*Options)) *world {
 	clock := newFakeClock()
-	w := &world{t: t, change: change, state: t.TempDir(), run: t.TempDir(), clock: clock, pods: newFakePods(clock), table: &fakeTable{watch: make(chan struct{}, 1)}}
+	w := &world{t: t, change: change, state: t.TempDir(), run: t.TempDir(), clock: clock, pods: newFakePods(clock), table: &fakeTable{watch: make(chan string, 1)}}
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w

@@ -337,6 +337,7 @@ func (e *Engine) refreshService(ref manifest.Ref, c *frontsChange) {
 	if !reflect.DeepEqual(names, fr.names) {
 		c.names.Set.Services = append(c.names.Set.Services, names)
 	}
+	e.tellEndpoints(o, fr.table, table)
 	fr.table, fr.names = table, names
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -16,7 +17,7 @@ import (
 // images brings here what a container needs: its own image, and those of the
 // image volumes that it mounts.
 func (s *podSync) images(ctx context.Context, c *corev1.Container) error {
-	if err := s.image(ctx, c.Image, c.ImagePullPolicy); err != nil {
+	if err := s.image(ctx, c, c.Image, c.ImagePullPolicy); err != nil {
 		return err
 	}
 	for _, v := range s.pod.Spec.Volumes {
@@ -24,7 +25,7 @@ func (s *podSync) images(ctx context.Context, c *corev1.Container) error {
 		if v.Image == nil || !mounted {
 			continue
 		}
-		if err := s.image(ctx, v.Image.Reference, v.Image.PullPolicy); err != nil {
+		if err := s.image(ctx, c, v.Image.Reference, v.Image.PullPolicy); err != nil {
 			return err
 		}
 	}
@@ -32,14 +33,15 @@ func (s *podSync) images(ctx context.Context, c *corev1.Container) error {
 }
 
 // image obeys the pull policy. Images of the registry "localhost" are only ever imported.
-func (s *podSync) image(ctx context.Context, ref string, policy corev1.PullPolicy) error {
+func (s *podSync) image(ctx context.Context, c *corev1.Container, ref string, policy corev1.PullPolicy) error {
 	local := s.e.opts.Pull == nil || strings.HasPrefix(ref, "localhost/")
 	if policy == corev1.PullAlways && !local {
-		return s.pull(ctx, ref)
+		return s.pulling(ctx, c, ref)
 	}
 	_, err := s.e.opts.Images.Get(ctx, ref)
 	switch {
 	case err == nil:
+		s.e.opts.Events.Normal(s.aboutContainer(c.Name), eventPulled, "Container image %q already present on machine", ref)
 		return nil
 	case errors.Is(err, images.ErrInvalid):
 		return &waiting{reasonBadImage, err}
@@ -50,7 +52,18 @@ func (s *podSync) image(ctx context.Context, ref string, policy corev1.PullPolic
 	case local:
 		return &waiting{reasonPull, fmt.Errorf("image %s is not on this host and cannot be pulled; import it with: pausa images import", ref)}
 	}
-	return s.pull(ctx, ref)
+	return s.pulling(ctx, c, ref)
+}
+
+// pulling is pull with its events.
+func (s *podSync) pulling(ctx context.Context, c *corev1.Container, ref string) error {
+	o, began := s.aboutContainer(c.Name), s.e.clock.Now()
+	s.e.opts.Events.Normal(o, eventPulling, "Pulling image %q", ref)
+	err := s.pull(ctx, ref)
+	if err == nil {
+		s.e.opts.Events.Normal(o, eventPulled, "Successfully pulled image %q in %v", ref, s.e.clock.Now().Sub(began).Round(time.Millisecond))
+	}
+	return err
 }
 
 // pull tries each credential of the pod's imagePullSecrets that is for the

@@ -107,6 +107,11 @@ func (e *Engine) endContainers(ctx context.Context, b *box, grace time.Duration)
 // stopContainer runs the preStop hook, then asks the container to stop, and kills
 // it when the grace period is over. Without a grace period it is killed at once.
 func (e *Engine) stopContainer(ctx context.Context, b *box, c pod.Container, grace time.Duration) error {
+	if by := e.killedBy(c.ID); by != "" {
+		e.opts.Events.Normal(e.aboutBox(b, c.Config.Name), eventKilling, "Container %s is restarted: %s", c.Config.Name, by)
+	} else {
+		e.opts.Events.Normal(e.aboutBox(b, c.Config.Name), eventKilling, "Stopping container %s", c.Config.Name)
+	}
 	e.probes.Stop(c.ID)
 	if h := b.ending().PreStop[c.Config.Name]; h != nil && grace > 0 {
 		begun := e.clock.Now()
@@ -119,6 +124,7 @@ func (e *Engine) stopContainer(ctx context.Context, b *box, c pod.Container, gra
 			return ctx.Err()
 		}
 		if err != nil {
+			e.opts.Events.Warning(e.aboutBox(b, c.Config.Name), eventPreStop, "PreStopHook failed: %v", err)
 			e.log.Warn("preStop hook fails; the container is stopped all the same", "pod", b.Config.Namespace+"/"+b.Config.Name, "container", c.Config.Name, "error", err)
 		}
 		grace = max(grace-e.clock.Now().Sub(begun), min(grace, leastGrace))
@@ -165,6 +171,7 @@ func (s *podSync) postStart(ctx context.Context, c *corev1.Container, id string)
 	if err == nil || ctx.Err() != nil {
 		return nil
 	}
+	s.e.opts.Events.Warning(s.aboutContainer(c.Name), eventPostStart, "PostStartHook failed: %v", err)
 	s.e.log.Warn("postStart hook fails; the container is stopped", "pod", s.object.Ref().String(), "container", c.Name, "error", err)
 	return s.e.stopContainer(ctx, s.box, a, graceOf(s.pod))
 }

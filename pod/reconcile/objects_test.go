@@ -214,7 +214,7 @@ func TestEndpoints(t *testing.T) {
 	if diff := cmp.Diff([]string{"Sync", "StopContainer c", "Sync", "Remove"}, w.pods.history()[calls:]); diff != "" {
 		t.Error(diff)
 	}
-	w.table.watch <- struct{}{}
+	w.table.watch <- "nft"
 	w.until("a flushed table is written again", func() bool { w.table.mu.Lock(); defer w.table.mu.Unlock(); return w.table.fresh == 1 })
 }
 

@@ -116,6 +116,9 @@ func (s *podSync) sandbox(ctx context.Context, boxes []*box) error {
 		s.later(wait)
 		return nil
 	}
+	if len(boxes) > 0 {
+		s.e.opts.Events.Normal(about(s.object), eventSandbox, "Pod sandbox changed, it will be killed and re-created.")
+	}
 	cfg, err := s.e.sandboxConfig(s.pod, nextBox(boxes))
 	reason := reasonSandbox
 	if err == nil {
@@ -128,6 +131,7 @@ func (s *podSync) sandbox(ctx context.Context, boxes []*box) error {
 	}
 	if err != nil {
 		if ctx.Err() == nil {
+			s.e.opts.Events.Warning(about(s.object), reason, "%s: %v", map[string]string{reasonSandbox: "Failed to create pod sandbox", reasonVolume: "Volumes cannot be mounted"}[reason], err)
 			s.later(s.e.notes.failed(uid, sandboxNote, reason, err.Error(), s.now))
 		}
 		return err
@@ -187,7 +191,11 @@ func (s *podSync) container(ctx context.Context, c *corev1.Container) {
 	case last.Config.ImageName != c.Image:
 		s.start(ctx, c)
 	case s.restarts(c.Name, last):
+		before := s.e.notes.get(s.pod.UID, c.Name)
 		if wait := s.e.notes.restart(s.pod.UID, s.box.containers[c.Name], s.now); wait > 0 {
+			if before.reason != reasonCrashLoop || before.exit != last.ID {
+				s.e.opts.Events.Warning(s.aboutContainer(c.Name), eventBackOff, "Back-off restarting failed container %s in pod %s", c.Name, s.pod.Name)
+			}
 			s.later(wait)
 			return
 		}
@@ -246,6 +254,7 @@ func (s *podSync) start(ctx context.Context, c *corev1.Container) {
 		s.refuse(ctx, c, err)
 		return
 	}
+	s.e.opts.Events.Normal(s.aboutContainer(c.Name), eventCreated, "Created container: %s", c.Name)
 	s.release(ctx, c, id)
 }
 
@@ -257,6 +266,7 @@ func (s *podSync) refuse(ctx context.Context, c *corev1.Container, err error) {
 	w := &waiting{reasonCreate, err}
 	errors.As(err, &w)
 	wait := s.e.notes.failed(s.pod.UID, c.Name, w.reason, w.err.Error(), s.e.clock.Now())
+	s.tellRefusal(c, w)
 	s.e.log.Warn("container does not start", "pod", s.object.Ref().String(), "container", c.Name, "reason", w.reason, "error", w.err, "retry in", wait)
 	s.later(wait)
 	if w.reason == reasonPull || w.reason == reasonUnverified {
@@ -270,6 +280,7 @@ func (s *podSync) backOff(c *corev1.Container, after time.Duration) {
 		s.later(after)
 		return
 	}
+	s.e.opts.Events.Normal(s.aboutContainer(c.Name), eventBackOff, "Back-off pulling image %q", c.Image)
 	s.e.notes.change(s.pod.UID, c.Name, func(v *note) {
 		v.reason, v.message = reasonPullBackoff, "Back-off "+v.delay.String()+" pulling image: "+v.reason+": "+v.message
 	})
@@ -284,6 +295,7 @@ func (s *podSync) release(ctx context.Context, c *corev1.Container, id string) {
 	s.e.release()
 	if err == nil {
 		s.e.notes.clear(s.pod.UID, c.Name)
+		s.e.opts.Events.Normal(s.aboutContainer(c.Name), eventStarted, "Started container %s", c.Name)
 		if err := s.postStart(ctx, c, id); err != nil {
 			s.fail(err)
 		}

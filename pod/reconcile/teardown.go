@@ -67,6 +67,7 @@ func (e *Engine) endPod(ctx context.Context, o manifest.Object, boxes []*box) er
 		if ctx.Err() != nil {
 			return err
 		}
+		e.opts.Events.Warning(about(o), reasonStopping, "%v", err)
 		e.notes.change(p.UID, sandboxNote, func(n *note) { n.reason, n.message = reasonStopping, err.Error() })
 		if asked > 0 {
 			return err

@@ -86,6 +86,7 @@ func (k *Keeper) adoptContainer(id string, held Held) error {
 // adoptEnded knows the exit; what may be left is the cgroup.
 func (k *Keeper) adoptEnded(c *container, exit runtime.Exit) error {
 	c.state.Status, c.state.Exit = runtime.Exited, &exit
+	c.releasing = true // or removing it would end it a second time
 	c.io = newStdio(c.dir, &logFile{}, &k.scratch, func() {})
 	close(c.parked)
 	close(c.done)

@@ -48,6 +48,27 @@ func TestKeeperIsKilledAndContainersGoOn(t *testing.T) {
 	}
 }
 
+// What ended before its keeper did is removed by the next one.
+func TestEndedContainersAreRemovedByTheNextKeeper(t *testing.T) {
+	h := newHost(t)
+	ended := h.container(h.pod(), sh("exit 3"))
+	h.start(ended)
+	h.wait(ended)
+	h.kill()
+	h.launch()
+	if now, err := h.client.Container(ctx(t), ended); err != nil || now.Exit == nil || now.Exit.Code != 3 {
+		t.Fatalf("adopted container: %+v, %v", now, err)
+	}
+	for range 2 {
+		if err := h.client.RemoveContainer(ctx(t), ended); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if now, err := h.client.Container(ctx(t), ended); err == nil {
+		t.Errorf("it is still known: %+v", now)
+	}
+}
+
 // checkLines wants "line 0" to "line n-1", each once.
 func (h *host) checkLines(id string, n int) {
 	h.t.Helper()

@@ -33,6 +33,13 @@ type Daemon struct {
 	Err     error // it does not answer
 	Version string
 	Orphans func(context.Context) (count int, bytes uint64, err error) // of the image store
+	Healed  []Healed                                                   // what happened to the host's network in the last hour
+}
+
+// Healed is something that was changed by somebody else.
+type Healed struct {
+	What    string
+	PerHour float64 // how often it happens
 }
 
 // Host is where to look. Proc is /proc but for tests.
@@ -62,6 +69,7 @@ func Run(ctx context.Context, h Host) []Check {
 		{"keeper", h.keeper},
 		{"handlers", h.handlers},
 		{"network", h.network},
+		{"events", h.events},
 		{"names", h.names},
 		{"upstream", h.upstream},
 		{"disk", h.disk},

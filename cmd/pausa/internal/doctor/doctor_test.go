@@ -148,3 +148,20 @@ func TestWorst(t *testing.T) {
 		}
 	}
 }
+
+func TestEvents(t *testing.T) {
+	for _, c := range []struct {
+		daemon  Daemon
+		verdict string
+		want    string
+	}{
+		{Daemon{}, OK, "nobody has changed the network"},
+		{Daemon{Err: errors.New("away")}, OK, "not known"},
+		{Daemon{Healed: []Healed{{"5m ago bridge pausa0 is gone", 1}}}, OK, "5m ago bridge pausa0 is gone"},
+		{Daemon{Healed: []Healed{{"5s (x40 over 1h) ago rules", 40}}}, Warn, "again and again: 5s (x40 over 1h) ago rules"},
+	} {
+		if got := (Host{Daemon: c.daemon}).events(context.Background()); len(got) != 1 || got[0].Verdict != c.verdict || !strings.Contains(got[0].What, c.want) {
+			t.Errorf("%+v: %+v", c.daemon, got)
+		}
+	}
+}

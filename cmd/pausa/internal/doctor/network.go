@@ -83,6 +83,28 @@ func (h Host) network(context.Context) []Check {
 	return out
 }
 
+// often is how many times an hour is more than a coincidence.
+const often = 10
+
+// events tells what was changed of the network of late.
+func (h Host) events(context.Context) []Check {
+	if h.Daemon.Err != nil {
+		return ok("not known: the daemon keeps them, which does not run")
+	}
+	if len(h.Daemon.Healed) == 0 {
+		return ok("nobody has changed the network in the last hour")
+	}
+	var out []Check
+	for _, e := range h.Daemon.Healed {
+		if e.PerHour >= often {
+			out = append(out, warn("end what does it, or let it leave Pausa's own be: see pausa events --types Warning", "somebody changes the network again and again: %s", e.What)...)
+		} else {
+			out = append(out, ok("%s", e.What)...)
+		}
+	}
+	return out
+}
+
 // patience is how long a name server is waited for.
 const patience = 2 * time.Second
 
