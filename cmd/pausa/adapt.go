@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -21,10 +23,29 @@ import (
 )
 
 // declared gives the socket the engine's objects, as JSON.
-type declared struct{ engine *reconcile.Engine }
+type declared struct {
+	engine  *reconcile.Engine
+	release *time.Timer // of memory
+}
+
+// A request for very many objects leaves as much garbage again. It goes back to the
+// system when no such request has come for a while.
+const (
+	manyObjects  = 500
+	releaseAfter = 2 * time.Second
+)
+
+func declaredBy(engine *reconcile.Engine) declared {
+	d := declared{engine, time.AfterFunc(releaseAfter, debug.FreeOSMemory)}
+	d.release.Stop()
+	return d
+}
 
 // Apply has an error of its own only if no single object is to blame.
 func (d declared) Apply(ctx context.Context, objects []cri.Object, dryRun bool) ([]cri.ApplyResult, error) {
+	if len(objects) >= manyObjects {
+		defer d.release.Reset(releaseAfter)
+	}
 	var read []manifest.Object
 	var errs []error
 	for _, o := range objects {

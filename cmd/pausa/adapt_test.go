@@ -64,7 +64,7 @@ func newDeclared(t *testing.T) declared {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return declared{engine}
+	return declaredBy(engine)
 }
 
 func TestDeclared(t *testing.T) {

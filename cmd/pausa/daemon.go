@@ -167,7 +167,7 @@ func (p *program) daemon(ctx context.Context, c *config.Config) (err error) {
 		log.Warn("pods with a user namespace cannot run here", "error", noUserNamespaces)
 	}
 	server, err := cri.New(cri.Options{
-		Pods: pods, Images: store, Pull: pullFor(store, meters), ImageTools: store, Objects: declared{engine},
+		Pods: pods, Images: store, Pull: pullFor(store, meters), ImageTools: store, Objects: declaredBy(engine),
 		Handlers: handlers, UserNamespaces: noUserNamespaces == nil,
 		Version: version, Info: host.info, CgroupDriver: groups.driver, Observe: meters.call, Events: events, Log: log,
 	})

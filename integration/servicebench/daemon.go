@@ -77,8 +77,12 @@ func daemon(o options) (f figures, err error) {
 	if f.Load, err = d.load(o); err != nil {
 		return f, err
 	}
+	if err := d.changes(o, &f); err != nil {
+		return f, err
+	}
+	time.Sleep(4 * time.Second) // it gives back what it needed for the load
 	f.RSSMB = rssMB(daemonPid(h))
-	return f, d.changes(o, &f)
+	return f, nil
 }
 
 // load declares all Services by the command line, a thousand in a file.

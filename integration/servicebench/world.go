@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -191,6 +193,13 @@ func (m kernelMemory) close() error {
 	parent := m.dir[:strings.LastIndexByte(m.dir, '/')]
 	if err := os.WriteFile(parent+"/cgroup.procs", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return fmt.Errorf("leave the cgroup: %w", err)
+	}
+	// What a program started that was killed takes a moment to end.
+	for range 50 {
+		if err := os.Remove(m.dir); !errors.Is(err, syscall.EBUSY) {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 	return os.Remove(m.dir)
 }
