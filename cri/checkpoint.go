@@ -34,19 +34,23 @@ func (s *runtimeService) CheckpointContainer(ctx context.Context, r *criv1.Check
 
 // CheckpointPod writes running containers of a pod, of one moment, to an empty folder; they go on.
 func (s *runtimeService) CheckpointPod(ctx context.Context, r *criv1.CheckpointPodRequest) (*criv1.CheckpointPodResponse, error) {
-	if r.PodSandboxId == "" {
-		return nil, invalid("pod_sandbox_id", "is empty")
-	}
-	if err := checkAbs("output_path", r.OutputPath); err != nil {
-		return nil, err
-	}
-	if len(r.ContainerIds) == 0 {
-		return nil, invalid("container_ids", "is empty: name the running containers that the checkpoint shall hold")
-	}
-	if err := noOptions(r.Options); err != nil {
+	if err := checkCheckpointPod(r); err != nil {
 		return nil, err
 	}
 	return &criv1.CheckpointPodResponse{}, s.o.Pods.CheckpointPod(ctx, r.PodSandboxId, r.ContainerIds, r.OutputPath)
+}
+
+func checkCheckpointPod(r *criv1.CheckpointPodRequest) error {
+	if r.PodSandboxId == "" {
+		return invalid("pod_sandbox_id", "is empty")
+	}
+	if err := checkAbs("output_path", r.OutputPath); err != nil {
+		return err
+	}
+	if len(r.ContainerIds) == 0 {
+		return invalid("container_ids", "is empty: name the running containers that the checkpoint shall hold")
+	}
+	return noOptions(r.Options)
 }
 
 // noOptions refuses every option: this runtime has none.
@@ -59,30 +63,9 @@ func noOptions(options map[string]string) error {
 
 // RestorePod makes a pod with containers of a checkpoint. They are created, and go on when they are started.
 func (s *runtimeService) RestorePod(ctx context.Context, r *criv1.RestorePodRequest) (*criv1.RestorePodResponse, error) {
-	if err := checkAbs("checkpoint_path", r.CheckpointPath); err != nil {
-		return nil, err
-	}
-	if err := noOptions(r.Options); err != nil {
-		return nil, err
-	}
-	cfg, err := s.sandboxConfig(r.Config, r.RuntimeHandler)
+	cfg, ctrs, err := s.restoreConfigs(ctx, r)
 	if err != nil {
 		return nil, err
-	}
-	if len(r.ContainerConfigs) == 0 {
-		return nil, invalid("container_configs", "is empty: name every container of the checkpoint")
-	}
-	ctrs := make([]pod.ContainerConfig, len(r.ContainerConfigs))
-	for i, c := range r.ContainerConfigs {
-		if ctrs[i], err = s.settledConfig(ctx, c, &cfg); err != nil {
-			return nil, inContainer(i, err)
-		}
-		if slices.ContainsFunc(ctrs[:i], func(before pod.ContainerConfig) bool { return before.Name == ctrs[i].Name }) {
-			return nil, invalid(fmt.Sprintf("container_configs[%d].metadata.name", i), "%q is there twice", ctrs[i].Name)
-		}
-		if ctrs[i].TargetContainer != "" {
-			return nil, invalid(fmt.Sprintf("container_configs[%d].linux.security_context.namespace_options.target_id", i), "no container of another one's PID namespace is restored")
-		}
 	}
 	id, restored, err := s.o.Pods.RestorePod(ctx, cfg, ctrs, r.CheckpointPath)
 	if err != nil {
@@ -93,6 +76,35 @@ func (s *runtimeService) RestorePod(ctx context.Context, r *criv1.RestorePodRequ
 		out.RestoredContainers = append(out.RestoredContainers, &criv1.RestoredContainer{Name: c.Name, ContainerId: c.ID})
 	}
 	return out, nil
+}
+
+// restoreConfigs checks and translates what a pod and its containers shall be.
+func (s *runtimeService) restoreConfigs(ctx context.Context, r *criv1.RestorePodRequest) (cfg pod.Config, ctrs []pod.ContainerConfig, err error) {
+	if err := checkAbs("checkpoint_path", r.CheckpointPath); err != nil {
+		return cfg, nil, err
+	}
+	if err := noOptions(r.Options); err != nil {
+		return cfg, nil, err
+	}
+	if cfg, err = s.sandboxConfig(r.Config, r.RuntimeHandler); err != nil {
+		return cfg, nil, err
+	}
+	if len(r.ContainerConfigs) == 0 {
+		return cfg, nil, invalid("container_configs", "is empty: name every container of the checkpoint")
+	}
+	ctrs = make([]pod.ContainerConfig, len(r.ContainerConfigs))
+	for i, c := range r.ContainerConfigs {
+		if ctrs[i], err = s.settledConfig(ctx, c, &cfg); err != nil {
+			return cfg, nil, inContainer(i, err)
+		}
+		if slices.ContainsFunc(ctrs[:i], func(before pod.ContainerConfig) bool { return before.Name == ctrs[i].Name }) {
+			return cfg, nil, invalid(fmt.Sprintf("container_configs[%d].metadata.name", i), "%q is there twice", ctrs[i].Name)
+		}
+		if ctrs[i].TargetContainer != "" {
+			return cfg, nil, invalid(fmt.Sprintf("container_configs[%d].linux.security_context.namespace_options.target_id", i), "no container of another one's PID namespace is restored")
+		}
+	}
+	return cfg, ctrs, nil
 }
 
 // inContainer names a field of a container's configuration as this request does.

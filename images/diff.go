@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
@@ -59,7 +58,7 @@ func (s *Store) ApplyDiff(ctx context.Context, containerID string, r io.Reader) 
 	if err := checkContainerID(containerID); err != nil {
 		return fmt.Errorf("apply changes to %s: %w", short(containerID), err)
 	}
-	root := filepath.Join(s.rootfs.path, containerID)
+	root := s.rootfs.of(containerID)
 	if !isMount(root) {
 		return fmt.Errorf("apply changes to %s: its image is not mounted: %w", containerID, ErrNotFound)
 	}

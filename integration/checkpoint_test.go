@@ -220,6 +220,64 @@ func TestRestorePod(t *testing.T) {
 	k.down(sandbox, container)
 }
 
+// Two containers that are confined as strictly as it goes are restored so.
+func TestRestorePodConfined(t *testing.T) {
+	n := newNode(t, "confined")
+	k := newKubelet(t, n)
+	if out, works := exec.Command("criu", "check").CombinedOutput(); works != nil {
+		t.Skipf("CRIU does not work here (criu check: %v %.200s)", works, out)
+	}
+	pod, own := k.sandboxConfig("strict"), &criv1.NamespaceOption{Pid: criv1.NamespaceMode_CONTAINER}
+	pod.Linux.SecurityContext = &criv1.LinuxSandboxSecurityContext{NamespaceOptions: own}
+	strict := func(name string) *criv1.ContainerConfig {
+		c := k.containerConfig("i=0; while :; do i=$((i+1)); echo $i; sleep 0.2; done")
+		c.Metadata.Name, c.LogPath = name, name+".log"
+		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
+		c.Linux.SecurityContext = &criv1.LinuxContainerSecurityContext{
+			NamespaceOptions: own, NoNewPrivs: true, ReadonlyRootfs: true, RunAsUser: &criv1.Int64Value{Value: 1000}, RunAsGroup: &criv1.Int64Value{Value: 1000},
+			Capabilities: &criv1.Capability{DropCapabilities: []string{"ALL"}},
+			Seccomp:      &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault},
+		}
+		return c
+	}
+	configs := []*criv1.ContainerConfig{strict("one"), strict("two")}
+	sandbox, one := k.launch(pod, configs[0])
+	c, err := k.runtime.CreateContainer(k.ctx, &criv1.CreateContainerRequest{PodSandboxId: sandbox, SandboxConfig: pod, Config: configs[1]})
+	if err == nil {
+		_, err = k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: c.ContainerId})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if _, err := k.runtime.CheckpointPod(k.ctx, &criv1.CheckpointPodRequest{PodSandboxId: sandbox, OutputPath: dir, ContainerIds: []string{one, c.ContainerId}}); err != nil {
+		t.Fatal(err)
+	}
+	k.down(sandbox, one)
+	if err := os.MkdirAll(pod.LogDirectory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	restored, err := k.runtime.RestorePod(k.ctx, &criv1.RestorePodRequest{CheckpointPath: dir, Config: pod, ContainerConfigs: configs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range restored.RestoredContainers {
+		if _, err := k.runtime.StartContainer(k.ctx, &criv1.StartContainerRequest{ContainerId: r.ContainerId}); err != nil {
+			t.Fatal(err)
+		}
+		ex, err := k.execSync(r.ContainerId, 60, "sh", "-c", "grep -E '^(Uid|CapBnd|NoNewPrivs|Seccomp):' /proc/1/status; cat /sys/fs/cgroup/memory.max; touch /x 2>&1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"Uid:\t1000\t1000\t1000\t1000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "67108864\n", "Read-only"} {
+			if !strings.Contains(string(ex.Stdout), want) {
+				t.Errorf("%s: no %q in %q", r.Name, want, ex.Stdout)
+			}
+		}
+	}
+	k.down(restored.PodSandboxId, restored.RestoredContainers[0].ContainerId)
+}
+
 // ownPIDs runs a container with a PID namespace of its own, as a kubelet's have by default.
 func ownPIDs(k *kubelet, name, script string) (sandbox, container string) {
 	k.n.t.Helper()

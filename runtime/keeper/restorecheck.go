@@ -49,7 +49,39 @@ func (k *Keeper) checkRestored(c *container, pid int) error {
 	if group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid)); err != nil || !inGroup(string(group), spec.Linux.CgroupsPath) {
 		return fmt.Errorf("check restored process: it is in the groups %q: %w", group, err)
 	}
+	if err := checkReadonly(spec, pid); err != nil {
+		return err
+	}
 	return checkNamespaces(spec, pid)
+}
+
+// checkReadonly sees that what the spec has read-only is not writable.
+func checkReadonly(spec *specs.Spec, pid int) error {
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return fmt.Errorf("check restored process: %w", err)
+	}
+	writable := map[string]bool{}
+	for line := range bytes.Lines(table) {
+		if fields := strings.Fields(string(line)); len(fields) > 5 {
+			writable[fields[4]] = !slices.Contains(strings.Split(fields[5], ","), "ro")
+		}
+	}
+	readonly := slices.Clone(spec.Linux.ReadonlyPaths)
+	if spec.Root.Readonly {
+		readonly = append(readonly, "/")
+	}
+	for _, m := range spec.Mounts {
+		if slices.Contains(m.Options, "ro") {
+			readonly = append(readonly, m.Destination)
+		}
+	}
+	for _, at := range readonly {
+		if writable[at] {
+			return fmt.Errorf("check restored process: %s is writable, and the request has it read-only", at)
+		}
+	}
+	return nil
 }
 
 func capabilityMask(c *specs.LinuxCapabilities) (mask uint64) {

@@ -2,7 +2,10 @@ package restore
 
 import (
 	"archive/tar"
+	"bytes"
+	"compress/gzip"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -71,8 +74,34 @@ func mountCases() map[string]hostile {
 		"a hard link":       tmpfsCase("38", "kind", &tar.Header{Name: "./a", Typeflag: tar.TypeLink, Linkname: "/etc/shadow"}),
 		"a set-user-id":     tmpfsCase("38", "mode", &tar.Header{Name: "./a", Typeflag: tar.TypeReg, Mode: 0o4755}),
 		"a FIFO in a tmpfs": tmpfsCase("38", "kind", &tar.Header{Name: "./a", Typeflag: tar.TypeFifo, Mode: 0o644}),
-		"no gzip":           rawCase("tmpfs-dev-38.tar.gz.img", "gzip", func([]byte) []byte { return []byte("tar") }),
+		"a long file with nothing in it": {"tmpfs-dev-38.tar.gz.img", "more than", func(d *dump) {
+			d.sparse("tmpfs-dev-38.tar.gz.img")
+		}},
+		"no gzip": rawCase("tmpfs-dev-38.tar.gz.img", "gzip", func([]byte) []byte { return []byte("tar") }),
 	}
+}
+
+// sparse replaces a tar by one whose only file is 1 EB long, and takes 512 bytes.
+func (d *dump) sparse(name string) {
+	block := make([]byte, 512)
+	octal := func(at, size int, n int64) { copy(block[at:], fmt.Sprintf("%0*o", size-1, n)) }
+	copy(block, "./a")
+	octal(100, 8, 0o644)
+	octal(124, 12, 0)
+	block[156] = 'S' // GNU's sparse file
+	copy(block[257:], "ustar  \x00")
+	block[483] = 0x80 // its real size, in base 256
+	binary.BigEndian.PutUint64(block[487:], 1<<60)
+	copy(block[148:], "        ")
+	sum := 0
+	for _, b := range block {
+		sum += int(b)
+	}
+	copy(block[148:], fmt.Sprintf("%06o\x00 ", sum))
+	var out bytes.Buffer
+	packed := gzip.NewWriter(&out)
+	_, err := packed.Write(append(block, make([]byte, 1024)...))
+	d.must(errors.Join(err, packed.Close(), os.WriteFile(d.path(name), out.Bytes(), 0o600)))
 }
 
 func memoryCases() map[string]hostile {

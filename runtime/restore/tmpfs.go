@@ -54,6 +54,7 @@ func (c *cleaner) tmpfsFiles(name string, m *mount) error {
 	packed := gzip.NewWriter(&out)
 	from, to := tar.NewReader(io.LimitReader(plain, maxTmpfs)), tar.NewWriter(packed)
 	links := map[string]bool{}
+	total := int64(0)
 	for files := 0; ; files++ {
 		h, err := from.Next()
 		if errors.Is(err, io.EOF) {
@@ -64,6 +65,10 @@ func (c *cleaner) tmpfsFiles(name string, m *mount) error {
 		}
 		if files >= maxTmpfsFiles {
 			return refuse(name, "it has more than %d files", maxTmpfsFiles)
+		}
+		// A tar that is small may say of a file that it is long, and empty.
+		if total += min(h.Size, maxTmpfs+1); h.Size < 0 || total > maxTmpfs {
+			return refuse(name, "its files have more than %d bytes", maxTmpfs)
 		}
 		clean, err := c.tmpfsEntry(name, m, h, links)
 		if err != nil {
