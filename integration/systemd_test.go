@@ -299,13 +299,30 @@ func TestReboot(t *testing.T) {
 			t.Errorf("%s has %v, %v: want two, of this boot", folder, left, err)
 		}
 	}
+	held := 0
+	for _, p := range n.pods("app=web") {
+		held += len(p.Status.PodIPs)
+	}
+	if a := takenAddresses(t); len(a) != held {
+		t.Errorf("the addresses %v are taken, but the pods have %d: those of before the reboot are free", a, held)
+	}
 	n.ok("delete", "--all", "-A")
-	n.eventually("systemd has no unit of a container or pod", func() error {
-		if units := n.units(); units != "" {
-			return errors.New(units)
+	n.eventually("systemd has no unit of a container or pod, and no address is taken", func() error {
+		if units, left := n.units(), takenAddresses(t); units != "" || len(left) > 0 {
+			return fmt.Errorf("%s %v", units, left)
 		}
 		return nil
 	})
+}
+
+// takenAddresses are those that the built-in network has given to pods.
+func takenAddresses(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob("/var/lib/pausa-run/network/ipam/*/addresses/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // served asks the Service from the host.
