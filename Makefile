@@ -101,8 +101,12 @@ bin/tools/kubelet: integration/kubelet/go.mod integration/kubelet/go.sum
 kubelet: deps build bin/tools/kubelet ## all tests with a real kubelet; RUN=regexp for some of them
 	$(GO) test -tags 'integration kubelet' -count=1 -timeout 20m -v -run 'Kubelet.*$(RUN)' ./integration
 
+bin/tools/firewalls: hack/firewalls.sh
+	hack/firewalls.sh $@
+	touch $@
+
 .PHONY: networks
-networks: deps build bin/tools/cni bin/tools/flanneld ## what takes long: 10,000 pods through a /28, Flannel, CNI plugins in the VM
+networks: deps build bin/tools/cni bin/tools/flanneld bin/tools/firewalls ## what takes long: 10,000 pods through a /28, Flannel, firewalls of others, CNI plugins in the VM
 	@hack/networks.sh
 
 .PHONY: vm

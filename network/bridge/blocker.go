@@ -31,8 +31,7 @@ func (p *Plugin) Blockers(bridge string) ([]string, error) {
 			if !drops || c.Table.Name == nft.TableName {
 				continue
 			}
-			rules, err := conn.GetRules(c.Table, c)
-			if err == nil && accepts(rules, expr.MetaKeyIIFNAME, bridge) && accepts(rules, expr.MetaKeyOIFNAME, bridge) {
+			if accepted(conn, c, expr.MetaKeyIIFNAME, bridge, 0) && accepted(conn, c, expr.MetaKeyOIFNAME, bridge, 0) {
 				continue
 			}
 			chain := name + " " + c.Table.Name + " " + c.Name
@@ -41,6 +40,41 @@ func (p *Plugin) Blockers(bridge string) ([]string, error) {
 		}
 	}
 	return out, nil
+}
+
+// accepted looks for such a rule in a chain and in those that all packets go
+// through from there, as ufw and docker have theirs.
+func accepted(conn *nftables.Conn, c *nftables.Chain, key expr.MetaKey, iface string, depth int) bool {
+	const most = 16 // the kernel's limit of jumps
+	rules, err := conn.GetRules(c.Table, c)
+	if err != nil || depth > most {
+		return false
+	}
+	if accepts(rules, key, iface) {
+		return true
+	}
+	for _, r := range rules {
+		if to := always(r); to != "" && accepted(conn, &nftables.Chain{Name: to, Table: c.Table}, key, iface, depth+1) {
+			return true
+		}
+	}
+	return false
+}
+
+// always is the chain that a rule without a condition jumps to.
+func always(r *nftables.Rule) (chain string) {
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Counter:
+		case *expr.Verdict:
+			if e.Kind == expr.VerdictJump {
+				chain = e.Chain
+			}
+		default:
+			return ""
+		}
+	}
+	return chain
 }
 
 // accepts tells whether a rule accepts all packets by the interface.

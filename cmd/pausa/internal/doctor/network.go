@@ -50,7 +50,7 @@ func theirCure(chain, bridge, cure string) string {
 	case strings.Contains(chain, " firewalld "):
 		return "firewall-cmd --permanent --zone=trusted --add-interface=" + bridge + " && firewall-cmd --reload"
 	case strings.Contains(chain, " filter FORWARD ") && hasProgram("ufw"):
-		return "ufw route allow in on " + bridge + " && ufw route allow out on " + bridge
+		return "ufw allow in on " + bridge + " && ufw route allow in on " + bridge + " && ufw route allow out on " + bridge
 	case strings.Contains(chain, " ip filter FORWARD ") && hasProgram("dockerd"):
 		return "iptables -I DOCKER-USER -i " + bridge + " -j ACCEPT && iptables -I DOCKER-USER -o " + bridge + " -j ACCEPT"
 	}

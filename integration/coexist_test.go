@@ -1,0 +1,123 @@
+//go:build integration
+
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pausa-run/pausa/integration/host"
+)
+
+// neighbour is a firewall of somebody else's on the same host.
+type neighbour struct {
+	name          string
+	start, reload string   // commands
+	cures         []string // parts of the commands that doctor names: one check each
+}
+
+// neighbours are what people run beside Pausa. Each starts as its package comes;
+// ufw leaves the kernel's settings alone, which are the host's.
+func neighbours() []neighbour {
+	const docker = "dockerd --data-root $DIR/docker --exec-root /run/docker -p /run/docker.pid -H unix:///run/docker.sock --storage-driver vfs >>$DIR/docker.log 2>&1 & " +
+		"for i in $(seq 600); do docker version >/dev/null 2>&1 && exit; sleep .1; done; tail $DIR/docker.log; exit 1"
+	return []neighbour{
+		{
+			name: "ufw", start: "sed -i 's/^IPT_SYSCTL=.*/IPT_SYSCTL=/' /etc/default/ufw; ufw --force enable", reload: "ufw reload",
+			cures: []string{"ufw allow in on pausa0 && ufw route allow in on pausa0"},
+		},
+		{
+			name: "docker", start: docker, reload: "kill $(cat /run/docker.pid); while test -e /run/docker.pid; do sleep .1; done; " + docker,
+		},
+	}
+}
+
+// lay puts the programs of bin/tools/firewalls over /usr and /etc of the host, whose mounts are its own.
+func (n *node) lay(programs string) {
+	n.t.Helper()
+	n.sh(fmt.Sprintf("mkdir -p %[1]s/etc %[1]s/work; mount -t overlay -o lowerdir=%[2]s/usr:/usr overlay /usr; mount -t overlay -o lowerdir=%[2]s/etc:/etc,upperdir=%[1]s/etc,workdir=%[1]s/work overlay /etc",
+		n.Dir, programs))
+}
+
+// everythingAnswers asks the Services from everywhere, and their names from a pod.
+func (n *node) everythingAnswers(other *node) error {
+	out, _, _ := n.CLI("", "exec", "a", "--", "timeout", "2", "nslookup", "one.default.svc.cluster.local", "10.96.0.10")
+	if !strings.Contains(out, n.service("one").Spec.ClusterIP) {
+		return errors.Join(n.everyRuleAnswers(other), fmt.Errorf("a pod asks for a name: %s", out))
+	}
+	return n.everyRuleAnswers(other)
+}
+
+// Beside firewalls of others all works, or doctor names the command that makes
+// it work; their rules stay as they are, and ours are back when they reload theirs.
+func TestNeighbours(t *testing.T) {
+	programs, err := filepath.Abs("../bin/tools/firewalls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(programs); err != nil {
+		t.Skip("needs the firewalls: make bin/tools/firewalls")
+	}
+	for _, f := range neighbours() {
+		t.Run(f.name, func(t *testing.T) {
+			n, other := newHost(t, "beside"), newHost(t, "outside")
+			if err := host.Join(n.Host, other.Host, 1); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := other.Output("ip", "route", "add", "192.0.2.77/32", "via", "10.253.1.1"); err != nil {
+				t.Fatal(err)
+			}
+			n.lay(programs)
+			if err := n.Serve(); err != nil {
+				t.Fatal(err)
+			}
+			n.applyEveryRule(other)
+			if err := n.everythingAnswers(other); err != nil {
+				t.Fatal(err)
+			}
+			run := func(line string) { t.Helper(); t.Logf("%s: %s", line, n.sh("DIR="+n.Dir+"; "+line)) }
+			run(f.start)
+			checks, _ := n.doctor()
+			var said []string
+			for _, c := range checks {
+				if c.Check == "firewall" && c.Verdict == "fail" {
+					said = append(said, c.Cure)
+					run(c.Cure)
+				}
+			}
+			for _, want := range f.cures {
+				if !strings.Contains(strings.Join(said, "\n"), want) {
+					t.Errorf("doctor's cures are %q, without %q", said, want)
+				}
+			}
+			n.eventually("after doctor's cure all answers", func() error { return n.everythingAnswers(other) })
+			if left := finding(n.checks(), "firewall", "fail"); left != "" {
+				t.Errorf("after the cure doctor says %s", left)
+			}
+			before := n.without()
+			if err := errors.Join(n.KillDaemon(syscall.SIGTERM), n.Serve()); err != nil {
+				t.Fatal(err)
+			}
+			n.apply(shellPod("more", "sleep 1000"))
+			n.waitReady("app=more", 1)
+			n.ok("delete", "pod", "more")
+			if after := n.without(); after != before {
+				t.Errorf("rules of %s before\n%s\nafter\n%s", f.name, before, after)
+			}
+			run(f.reload)
+			n.eventually("after a reload all answers", func() error { return n.everythingAnswers(other) })
+			n.ok("delete", "--all", "-A")
+		})
+	}
+}
+
+func (n *node) checks() []check {
+	n.t.Helper()
+	checks, _ := n.doctor()
+	return checks
+}
