@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,16 +30,7 @@ type LaunchOptions struct {
 // Launch connects to the keeper of RunDir, and starts it when none answers. The
 // keeper is in a session of its own and outlives the caller.
 func Launch(ctx context.Context, o LaunchOptions) (*Client, error) {
-	client, err := Connect(ctx, SocketPath(o.RunDir))
-	if errors.Is(err, ErrKeeperGone) {
-		if err := start(ctx, o); err != nil {
-			return nil, fmt.Errorf("start keeper: %w", err)
-		}
-		if o.Log != nil {
-			o.Log.Info("started keeper", "binary", o.Binary, "run", o.RunDir)
-		}
-		client, err = Connect(ctx, SocketPath(o.RunDir))
-	}
+	client, err := connectOrStart(ctx, o)
 	if err == nil && o.Hold != nil {
 		if err = o.Hold.follow(client); err != nil {
 			err = errors.Join(err, client.Close())
@@ -48,6 +40,33 @@ func Launch(ctx context.Context, o LaunchOptions) (*Client, error) {
 		return nil, err
 	}
 	return client, nil
+}
+
+// heldPatience bounds the wait for a keeper that has the lock and does not answer:
+// one that an earlier daemon has just started, or one that is about to end.
+const heldPatience = 10 * time.Second
+
+func connectOrStart(ctx context.Context, o LaunchOptions) (*Client, error) {
+	for end := time.Now().Add(heldPatience); ; {
+		client, err := Connect(ctx, SocketPath(o.RunDir))
+		if !errors.Is(err, ErrKeeperGone) {
+			return client, err
+		}
+		switch err = start(ctx, o); {
+		case err == nil:
+			if o.Log != nil {
+				o.Log.Info("started keeper", "binary", o.Binary, "run", o.RunDir)
+			}
+			return Connect(ctx, SocketPath(o.RunDir))
+		case !errors.Is(err, ErrKeeperHeld) || time.Now().After(end):
+			return nil, fmt.Errorf("start keeper: %w", err)
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("start keeper: %w", ctx.Err())
+		}
+	}
 }
 
 func start(ctx context.Context, o LaunchOptions) error {
@@ -105,6 +124,8 @@ func readReady(ctx context.Context, ready *os.File) error {
 		return nil
 	case text == "":
 		return errors.New("it ended before it was ready")
+	case strings.HasPrefix(text, ErrKeeperHeld.Error()):
+		return fmt.Errorf("%w%s", ErrKeeperHeld, strings.TrimPrefix(text, ErrKeeperHeld.Error()))
 	default:
 		return errors.New(text)
 	}

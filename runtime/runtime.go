@@ -24,6 +24,8 @@ var (
 	ErrNoCRIU = errors.New("no CRIU")
 	// ErrKeeperGone: the keeper's socket does not answer, or closed during the call.
 	ErrKeeperGone = errors.New("keeper is not running")
+	// ErrKeeperHeld: a keeper has the lock of the run directory; its text is followed by the lock's path.
+	ErrKeeperHeld = errors.New("another keeper holds")
 )
 
 // IDMap maps Size ids from ContainerID on to the host's ids from HostID on.

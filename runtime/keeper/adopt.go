@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"golang.org/x/sys/unix"
 
@@ -136,8 +137,29 @@ func (k *Keeper) parkAgain(c *container) error {
 	if err := os.RemoveAll(filepath.Join(k.lcRoot(), c.id)); err != nil {
 		return fmt.Errorf("remove half-made container: %w", err)
 	}
-	go k.park(c)
+	go func() {
+		k.clearGroups(c)
+		k.park(c)
+	}()
 	return nil
+}
+
+// clearGroups ends what the earlier keeper was about to make an init of: a
+// group that is not empty is refused, and one that nobody knows of would stay.
+func (k *Keeper) clearGroups(c *container) {
+	path := c.request.Spec.Linux.CgroupsPath
+	if systemdPath(path) {
+		return // systemd removes a scope that is empty
+	}
+	groups, err := groupsAt(path, k.unified)
+	if err == nil {
+		half := &container{id: c.id, cgroups: groups}
+		half.killLeft()
+		err = cgroups.RemovePaths(groups)
+	}
+	if err != nil {
+		k.log.Error("remove the cgroups of a half-made container", "container", c.id, "err", err)
+	}
 }
 
 func (k *Keeper) adoptRunning(c *container, held Held) error {

@@ -232,7 +232,10 @@ func (k *Keeper) signalContainer(id string, sig syscall.Signal, all bool) error 
 		proc = nil
 	}
 	c.mu.Unlock()
-	if proc == nil || engine == nil { // it has ended, or its start failed but nobody has asked for it yet
+	if proc == nil || engine == nil { // it has ended, or its init did not start
+		if c.parkError != nil && sig == unix.SIGKILL && c.claimRelease() == nil {
+			k.failStart(c, c.parkError) // nobody has asked for its start, and who kills it waits for its end
+		}
 		return k.endUnrestored(c, sig)
 	}
 	c.noteTold()

@@ -147,6 +147,26 @@ func TestRemoveCreatedContainer(t *testing.T) {
 	}
 }
 
+// Who kills a container whose init could not even be parked does not wait for
+// ever; the next keeper, which finds it ended, removes it.
+func TestKillOfWhatNeverStarted(t *testing.T) {
+	h := newHost(t)
+	id := h.container(h.pod(), []string{"true"}, func(c *runtime.ContainerConfig, _ *runtime.ContainerSpec) {
+		c.Pod.Pid = 1<<22 - 1 // no process has it, so there are no namespaces to join
+	})
+	if err := h.client.Signal(ctx(t), id, unix.SIGKILL, true); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := h.client.Wait(ctx(t), id); err != nil || exit.Code != 128 || !strings.Contains(exit.StartError, "/proc/4194303/ns") {
+		t.Errorf("exit %+v, %v", exit, err)
+	}
+	h.kill()
+	h.launch()
+	if err := h.client.RemoveContainer(ctx(t), id); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestSharedPIDNamespaceLeavesNothing(t *testing.T) {
 	h := newHost(t)
 	pod := h.pod(func(s *runtime.PodSpec) { s.SharePID = true })

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -93,6 +94,24 @@ func TestSecondKeeperIsRefused(t *testing.T) {
 	out, err := exec.Command(built.binary, "-run", h.run).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "another keeper") {
 		t.Errorf("second keeper: %v, %s", err, out)
+	}
+}
+
+// A keeper that has the lock and does not answer yet, or is about to end, is waited for.
+func TestLaunchWaitsForTheHolder(t *testing.T) {
+	h := newHost(t)
+	h.kill()
+	lock, err := os.OpenFile(filepath.Join(h.run, "keeper", "lock"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(200*time.Millisecond, func() { _ = lock.Close() })
+	h.launch()
+	if _, err := h.client.Pods(ctx(t)); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -143,7 +143,7 @@ func takeLock(path string) (*os.File, error) {
 	}
 	_ = f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another keeper holds %s: use it, or give this one its own run directory", path)
+		return nil, fmt.Errorf("%w %s: use it, or give this one its own run directory", runtime.ErrKeeperHeld, path)
 	}
 	return nil, fmt.Errorf("lock %s: %w", path, err)
 }
