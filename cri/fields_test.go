@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/pausa-run/pausa/pod"
+	"github.com/pausa-run/pausa/runtime"
 )
 
 var update = flag.Bool("update", false, "write docs/cri-fields.md")
@@ -233,6 +235,50 @@ func families() []family {
 				return of(c)
 			},
 		},
+		{
+			"CheckpointPodRequest",
+			func() proto.Message {
+				return &criv1.CheckpointPodRequest{PodSandboxId: "a", OutputPath: "/b", ContainerIds: []string{"c"}}
+			},
+			map[string]handled{
+				"pod_sandbox_id": {obeyed, nil, ""}, "container_ids": {obeyed, nil, "running ones of the pod, each once"}, "options": {refused, nil, "there are none"},
+				"output_path": {obeyed, set(func(r *criv1.CheckpointPodRequest) { r.OutputPath = "/x" }), "an empty folder; empty again after an error"},
+			},
+			func(m proto.Message) (any, error) {
+				r := m.(*criv1.CheckpointPodRequest)
+				return []any{r.PodSandboxId, r.OutputPath, r.ContainerIds}, checkCheckpointPod(r)
+			},
+		},
+		{
+			"RestorePodRequest",
+			func() proto.Message {
+				return &criv1.RestorePodRequest{
+					CheckpointPath: "/b", Config: &criv1.PodSandboxConfig{Metadata: &criv1.PodSandboxMetadata{Name: "a", Namespace: "b", Uid: "c"}},
+					ContainerConfigs: []*criv1.ContainerConfig{container()},
+				}
+			},
+			map[string]handled{
+				"checkpoint_path": {obeyed, set(func(r *criv1.RestorePodRequest) { r.CheckpointPath = "/x" }), "a folder of CheckpointPod's; it is only read"},
+				"config":          {obeyed, set(func(r *criv1.RestorePodRequest) { r.Config.Metadata.Name = "x" }), "as PodSandboxConfig"},
+				"runtime_handler": {obeyed, set(func(r *criv1.RestorePodRequest) { r.RuntimeHandler = runtime.BuiltIn }), "the built-in one alone restores"},
+				"options":         {refused, nil, "there are none"},
+				"container_configs": {obeyed, set(func(r *criv1.RestorePodRequest) {
+					c := container()
+					c.Metadata.Name = "x"
+					r.ContainerConfigs = append(r.ContainerConfigs, c)
+				}), "as ContainerConfig; what the checkpoint has more of, or otherwise, is refused"},
+			},
+			func(m proto.Message) (any, error) {
+				r := m.(*criv1.RestorePodRequest)
+				handlers, err := runtime.NewHandlers("", nil)
+				if err != nil {
+					return nil, err
+				}
+				s := &runtimeService{o: Options{Handlers: handlers}}
+				cfg, ctrs, err := s.restoreConfigs(context.Background(), r)
+				return []any{cfg, ctrs, r.CheckpointPath}, err
+			},
+		},
 	}
 }
 
@@ -326,7 +372,7 @@ func into(m protoreflect.Message, path string, value func(protoreflect.Message))
 // docs/cri-fields.md is made of the table that the test obeys.
 func TestFieldsAreDocumented(t *testing.T) {
 	var b strings.Builder
-	b.WriteString("# Fields of the runtime API\n\nWhat becomes of each field of a request to make a pod or a container. This page is made of the table of a test, which\n" +
+	b.WriteString("# Fields of the runtime API\n\nWhat becomes of each field of a request to make, checkpoint or restore a pod, or to make a container. This page is made of the table of a test, which\n" +
 		"also fails when the API has a field that is not here. What is wrong in a field is refused with InvalidArgument and its name.\n")
 	for _, f := range families() {
 		fmt.Fprintf(&b, "\n## %s\n\n| Field | | |\n|---|---|---|\n", f.name)

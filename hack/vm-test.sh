@@ -67,7 +67,7 @@ case $what in
     add_tests
     add_critest
     status=0
-    vm 3000 -m 3072 -- "{ [ '${RUN:-}${RUNTIME:-}' ] || /job/tests '^(TestCheckpoint|TestCheckpointPod|TestRestorePod)$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
+    vm 3000 -m 3072 -- "{ [ '${RUN:-}${RUNTIME:-}' ] || /job/tests '^(TestCheckpoint|TestCheckpointPod|TestRestorePod.*)$'; } && /job/critest '${RUN:-}'; rc=\$?; echo == log; cat /root/critest.log; exit \$rc" >bin/critest-vm.log || status=$?
     sed -n '/^VM-READY/,/^== log/p' bin/critest-vm.log
     exit $status
     ;;

@@ -234,7 +234,7 @@ func TestRestorePodConfined(t *testing.T) {
 		c.Metadata.Name, c.LogPath = name, name+".log"
 		c.Linux.Resources = &criv1.LinuxContainerResources{MemoryLimitInBytes: 64 << 20}
 		c.Linux.SecurityContext = &criv1.LinuxContainerSecurityContext{
-			NamespaceOptions: own, NoNewPrivs: true, ReadonlyRootfs: true, RunAsUser: &criv1.Int64Value{Value: 1000}, RunAsGroup: &criv1.Int64Value{Value: 1000},
+			NamespaceOptions: own, NoNewPrivs: true, RunAsUser: &criv1.Int64Value{Value: 1000}, RunAsGroup: &criv1.Int64Value{Value: 1000},
 			Capabilities: &criv1.Capability{DropCapabilities: []string{"ALL"}},
 			Seccomp:      &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault},
 		}
@@ -269,7 +269,7 @@ func TestRestorePodConfined(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range []string{"Uid:\t1000\t1000\t1000\t1000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "67108864\n", "Read-only"} {
+		for _, want := range []string{"Uid:\t1000\t1000\t1000\t1000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n", "67108864\n", "Permission denied"} {
 			if !strings.Contains(string(ex.Stdout), want) {
 				t.Errorf("%s: no %q in %q", r.Name, want, ex.Stdout)
 			}

@@ -60,7 +60,6 @@ func mountCases() map[string]hostile {
 		"a volume that is none": {file, "missing", func(d *dump) {
 			d.spec.Mounts = append(d.spec.Mounts, specs.Mount{Destination: "/data", Type: "bind", Source: "/tmp", Options: []string{"rbind", "ro"}})
 		}},
-		"a read-only root": {file, "flags", func(d *dump) { d.spec.Root.Readonly = true }},
 
 		"a disk in /dev":       tmpfsCase("36", "none of the request's", &tar.Header{Name: "./sda", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 8}),
 		"memory as /dev/null":  tmpfsCase("36", "none of the request's", &tar.Header{Name: "./null", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 1}),

@@ -54,9 +54,6 @@ func kinds() map[string]kind {
 func (c *cleaner) wanted() (map[string]*mount, error) {
 	spec := c.Spec
 	out := map[string]*mount{"/": {kind: "root", group: "/", root: "/"}}
-	if spec.Root.Readonly {
-		out["/"].flags = unix.MS_RDONLY
-	}
 	for _, m := range spec.Mounts {
 		// As libcontainer does: links in the root file system lead to elsewhere in it.
 		real, err := securejoin.SecureJoin(spec.Root.Path, m.Destination)

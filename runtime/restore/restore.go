@@ -90,6 +90,9 @@ func supported(spec *specs.Spec) error {
 	if spec.Process.Terminal {
 		return refuse("has a terminal")
 	}
+	if spec.Root.Readonly {
+		return refuse("has a read-only root file system, which CRIU makes writable")
+	}
 	want := map[specs.LinuxNamespaceType]bool{ // whether it is one to be joined
 		specs.MountNamespace: false, specs.PIDNamespace: false, specs.NetworkNamespace: true, specs.UTSNamespace: true, specs.IPCNamespace: true,
 	}

@@ -132,14 +132,18 @@ func FuzzImages(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		if len(data) < 4096 {
+		if len(data) < 2048 {
 			f.Add(uint8(i), data)
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint8, data []byte) {
-		d := newDump(t)
+		d.t = t
 		name := entries[int(which)%len(entries)].Name()
-		if err := os.WriteFile(d.path(name), data, 0o600); err != nil {
+		was, err := os.ReadFile(d.path(name))
+		if err == nil {
+			err = os.WriteFile(d.path(name), data, 0o600)
+		}
+		if err != nil {
 			t.Fatal(err)
 		}
 		to, err := d.images()
@@ -148,6 +152,9 @@ func FuzzImages(f *testing.F) {
 		}
 		if err == nil {
 			decode[fdinfo.FileEntry](t, to, "files.img", magicFiles)
+		}
+		if err := errors.Join(os.RemoveAll(to), os.WriteFile(d.path(name), was, 0o600)); err != nil {
+			t.Fatal(err)
 		}
 	})
 }
