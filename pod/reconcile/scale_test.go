@@ -133,7 +133,7 @@ func (t noTable) Update(_ context.Context, set []service.Service, gone []service
 	t.done <- len(set) + len(gone)
 	return nil
 }
-func (t noTable) Resync(context.Context) error          { return nil }
+func (t noTable) Resync(context.Context) error        { return nil }
 func (t noTable) Watch(context.Context) <-chan string { return nil }
 
 func manyServices(from, to, variant int) string {
