@@ -68,9 +68,12 @@ func TestEvents(t *testing.T) {
 	n := newNode(t, "events")
 	n.apply(eventPods)
 	for _, e := range [][3]string{
-		{"pod/good", "Pulled", `Container image "localhost/busybox:latest" already present on machine`}, {"pod/good", "Created", "Created container: main"},
-		{"pod/good", "Started", "Started container main"}, {"pod/good", "Unhealthy", "Readiness probe failed: "},
-		{"pod/bad", "Failed", `Failed to pull image "localhost/none:1": `}, {"pod/bad", "BackOff", `Back-off pulling image "localhost/none:1"`},
+		{"pod/good", "Pulled", `Container image "localhost/busybox:latest" already present on machine`},
+		{"pod/good", "Created", "Created container: main"},
+		{"pod/good", "Started", "Started container main"},
+		{"pod/good", "Unhealthy", "Readiness probe failed: "},
+		{"pod/bad", "Failed", `Failed to pull image "localhost/none:1": `},
+		{"pod/bad", "BackOff", `Back-off pulling image "localhost/none:1"`},
 		{"pod/bad", "BackOff", "Back-off restarting failed container dies in pod bad"},
 		{"node/events", "Starting", "Starting pausa"},
 	} {
