@@ -324,37 +324,6 @@ func nftList(t testing.TB, h *hosttest.Host) string {
 	return out
 }
 
-// TestForeignForwardPolicy is a host with docker: its chain drops what is forwarded.
-func TestForeignForwardPolicy(t *testing.T) {
-	h, other, m := twoHosts(t)
-	a, _ := newPod(t, m, "aaaa")
-	other.Serve("other", "tcp", ap("[::]:7000"))
-	if found, err := m.Blockers(); len(found) != 0 || err != nil {
-		t.Errorf("without one: %v, %v", found, err)
-	}
-	run := func(script string) {
-		t.Helper()
-		if out, err := h.Run("sh", "-ec", script); err != nil {
-			t.Fatalf("%s: %v: %s", script, err, out)
-		}
-	}
-	run(`nft 'add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }
-		add rule ip filter FORWARD iifname "pausa0" tcp dport 1 accept; add rule ip filter FORWARD oifname "docker0" accept'`)
-	wantNoAnswer(t, a, "tcp", ap("192.0.2.2:7000"))
-	found, err := m.Blockers()
-	if err != nil || len(found) != 1 || !strings.HasPrefix(found[0], "chain ip filter FORWARD drops") {
-		t.Fatalf("found %v, %v", found, err)
-	}
-	_, cure, _ := strings.Cut(found[0], "run ")
-	run(cure)
-	wantCall(t, a, "tcp", ap("192.0.2.2:7000"), "other 192.0.2.1")
-	if found, err := m.Blockers(); len(found) != 0 || err != nil {
-		t.Errorf("cured: %v, %v", found, err)
-	}
-	run("nft delete table ip filter")
-	detach(t, m, "aaaa")
-}
-
 // TestRefusalAfterMuchTraffic: redirects would use up the host's rate of ICMP
 // errors to a pod, and refused datagrams be lost without a word.
 func TestRefusalAfterMuchTraffic(t *testing.T) {

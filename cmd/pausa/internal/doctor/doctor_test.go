@@ -132,15 +132,6 @@ func TestHandlers(t *testing.T) {
 	}
 }
 
-func TestTheirCure(t *testing.T) {
-	if got := theirCure("chain inet firewalld filter_FORWARD drops", "pausa0", "ours"); !strings.HasPrefix(got, "firewall-cmd --permanent --zone=trusted --add-interface=pausa0") {
-		t.Errorf("firewalld: %s", got)
-	}
-	if got := theirCure("chain inet other theirs drops", "pausa0", "ours"); got != "ours" {
-		t.Errorf("somebody's: %s", got)
-	}
-}
-
 func TestWorst(t *testing.T) {
 	for want, list := range map[string][]Check{OK: {{Verdict: OK}}, Warn: {{Verdict: Warn}, {Verdict: OK}}, Fail: {{Verdict: Warn}, {Verdict: Fail}, {Verdict: OK}}} {
 		if got := Worst(list); got != want {

@@ -29,7 +29,7 @@ func (h Host) firewall(context.Context) []Check {
 	}
 	for _, b := range blockers {
 		what, cure, _ := strings.Cut(b, ": run ")
-		out = append(out, fail(theirCure(b, h.Config.Bridge, cure), "%s", what)...)
+		out = append(out, fail(cure, "%s", what)...)
 	}
 	for _, family := range []string{"ip", "ip6"} {
 		names, err := os.ReadFile(filepath.Join(h.Proc, "net", family+"_tables_names"))
@@ -42,28 +42,6 @@ func (h Host) firewall(context.Context) []Check {
 		return ok("no chain of others drops what pods send")
 	}
 	return out
-}
-
-// theirCure prefers the words of the firewall that made the chain: it would take ours away again.
-func theirCure(chain, bridge, cure string) string {
-	switch {
-	case strings.Contains(chain, " firewalld "):
-		return "firewall-cmd --permanent --zone=trusted --add-interface=" + bridge + " && firewall-cmd --reload"
-	case strings.Contains(chain, " filter FORWARD ") && hasProgram("ufw"):
-		return "ufw allow in on " + bridge + " && ufw route allow in on " + bridge + " && ufw route allow out on " + bridge
-	case strings.Contains(chain, " ip filter FORWARD ") && hasProgram("dockerd"):
-		return "iptables -I DOCKER-USER -i " + bridge + " -j ACCEPT && iptables -I DOCKER-USER -o " + bridge + " -j ACCEPT"
-	}
-	return cure
-}
-
-func hasProgram(name string) bool {
-	for _, dir := range []string{"/usr/sbin", "/usr/bin"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return true
-		}
-	}
-	return false
 }
 
 // network looks at the configuration that new pods get.
