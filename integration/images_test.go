@@ -218,6 +218,7 @@ func TestPullsOfPods(t *testing.T) {
 	r := n.newRegistry()
 	team, other, unsigned := r.push(t, "team/app:1", spec), r.push(t, "other/app:1", spec), r.push(t, "free/unsigned:1", spec)
 	signed := r.push(t, "free/signed:1", spec)
+	unpulled := r.push(t, "team/unpulled:1", spec) // by those who may: what is present needs no access
 	r.meddle(credentialed)
 	n.apply(fmt.Sprintf(`
 apiVersion: v1
@@ -229,7 +230,7 @@ stringData:
 `, r.addr))
 	const withSecret = "imagePullSecrets: [{name: registries}]"
 	n.apply(pulledPod("team", team, withSecret) + "---" + pulledPod("other", other, withSecret))
-	n.apply(pulledPod("denied", team, "imagePullSecrets: [{name: gone}]"))
+	n.apply(pulledPod("denied", unpulled, "imagePullSecrets: [{name: gone}]"))
 	n.apply(pulledPod("unsigned", unsigned, ""))
 	n.waitReady("app in (team, other)", 2)
 	n.waitsFor("denied", "ErrImagePull ImagePullBackOff", "refuses access", "Secret default/gone does not exist")
