@@ -22,10 +22,9 @@ func unharmed() map[string]string {
 		`^ListImages\.filter\.`:                "as above",
 		`^CreateContainer\.sandbox_config\.`:   "whose it is is compared; the sandbox has the rest already",
 		`^PullImage\.sandbox_config\.`:         "nothing of it is used",
-		`^RestorePod\.`:                        "is not implemented, whatever it says",
 		`^CreateContainer\..*userns_options\.`: "options beside it that say nothing ask for another PID namespace, which is refused first",
 		`\.oom_score_adj$`:                     "may be negative",
-		`^(Update|Run|Create)\w+\..*windows\.`: "Windows is refused as a whole",
+		`^(Update|Run|Create|Restore)\w+\..*windows\.`: "Windows is refused as a whole",
 	}
 }
 
@@ -49,6 +48,7 @@ func TestHostileFields(t *testing.T) {
 		"PortForward":               &criv1.PortForwardRequest{PodSandboxId: podID},
 		"CheckpointContainer":       &criv1.CheckpointContainerRequest{ContainerId: id, Location: filepath.Join(folder, "c.tar")},
 		"CheckpointPod":             &criv1.CheckpointPodRequest{PodSandboxId: podID, OutputPath: folder, ContainerIds: []string{id}},
+		"RestorePod":                &criv1.RestorePodRequest{CheckpointPath: folder, Config: podRequest("x"), ContainerConfigs: []*criv1.ContainerConfig{simple("main")}},
 		"ImageStatus":               &criv1.ImageStatusRequest{Image: image},
 		"PullImage":                 &criv1.PullImageRequest{Image: image, Auth: &criv1.AuthConfig{}},
 		"RemoveImage":               &criv1.RemoveImageRequest{Image: image},
