@@ -17,13 +17,13 @@ import (
 // unharmed are the fields in which anything may stand, and why.
 func unharmed() map[string]string {
 	return map[string]string{
-		`^Version\.version$`:                   "the API says that it means nothing",
-		`^List\w+\.filter\.`:                   "a filter that nothing fits",
-		`^ListImages\.filter\.`:                "as above",
-		`^CreateContainer\.sandbox_config\.`:   "whose it is is compared; the sandbox has the rest already",
-		`^PullImage\.sandbox_config\.`:         "nothing of it is used",
-		`^CreateContainer\..*userns_options\.`: "options beside it that say nothing ask for another PID namespace, which is refused first",
-		`\.oom_score_adj$`:                     "may be negative",
+		`^Version\.version$`:                           "the API says that it means nothing",
+		`^List\w+\.filter\.`:                           "a filter that nothing fits",
+		`^ListImages\.filter\.`:                        "as above",
+		`^CreateContainer\.sandbox_config\.`:           "whose it is is compared; the sandbox has the rest already",
+		`^PullImage\.sandbox_config\.`:                 "nothing of it is used",
+		`^CreateContainer\..*userns_options\.`:         "options beside it that say nothing ask for another PID namespace, which is refused first",
+		`\.oom_score_adj$`:                             "may be negative",
 		`^(Update|Run|Create|Restore)\w+\..*windows\.`: "Windows is refused as a whole",
 	}
 }
