@@ -38,15 +38,20 @@ type library struct{ lc *libcontainer.Container }
 
 func (k *Keeper) lcRoot() string { return k.dir + "/lc" }
 
+// createLibrary makes the container with libcontainer, without a process.
+func (k *Keeper) createLibrary(c *container) (*libcontainer.Container, error) {
+	config, err := k.config(c.request.Spec)
+	if err != nil {
+		return nil, err
+	}
+	config.Labels = append(config.Labels, criuLabel+"="+c.file(criuConfig))
+	return libcontainer.Create(k.lcRoot(), c.id, config)
+}
+
 // startLibrary makes the container and its parked init with libcontainer.
 func (k *Keeper) startLibrary(c *container) (err error) {
 	spec := c.request.Spec
-	config, err := k.config(spec)
-	if err != nil {
-		return err
-	}
-	config.Labels = append(config.Labels, criuLabel+"="+c.file(criuConfig))
-	lc, err := libcontainer.Create(k.lcRoot(), c.id, config)
+	lc, err := k.createLibrary(c)
 	if err != nil {
 		return err
 	}

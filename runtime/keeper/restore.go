@@ -95,12 +95,7 @@ func (k *Keeper) restore(c *container) (err error) {
 	spec := c.request.Spec
 	k.adapt(spec)
 	c.systemd = systemdPath(spec.Linux.CgroupsPath)
-	config, err := k.config(spec)
-	if err != nil {
-		return err
-	}
-	config.Labels = append(config.Labels, criuLabel+"="+c.file(criuConfig))
-	lc, err := libcontainer.Create(k.lcRoot(), c.id, config)
+	lc, err := k.createLibrary(c)
 	if err != nil {
 		return err
 	}
@@ -117,7 +112,7 @@ func (k *Keeper) restore(c *container) (err error) {
 	if err := c.writeRestoreFiles(state.CgroupPaths[""]); err != nil {
 		return err
 	}
-	if err := k.writeFilter(c, config.Seccomp); err != nil {
+	if err := k.writeFilter(c, lc.Config().Seccomp); err != nil {
 		return err
 	}
 	process := ociProcess(spec.Process)

@@ -25,30 +25,13 @@ func TestRestore(t *testing.T) {
 	needCRIU(t)
 	h := newHost(t)
 	count := sh("trap 'exit 9' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
-	id := h.container(h.pod(), count)
-	h.start(id)
-	h.eventually("it counts", func() bool { return h.counted(id) > 3 })
-	dir, images := t.TempDir(), t.TempDir()
-	if err := h.client.Checkpoint(ctx(t), target(id, dir), func() error { return nil }); err != nil {
-		t.Fatal(err)
-	}
+	id, dir := h.checkpointOf(count)
 	reached := h.counted(id)
 	h.signal(id, unix.SIGKILL)
 	h.wait(id)
 
 	pod := h.pod(func(s *runtime.PodSpec) { s.Hostname = "again" })
-	spec := h.spec(pod, count)
-	from, err := os.OpenRoot(filepath.Join(dir, "checkpoint"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	if spec.Restore, err = restore.Images(from, images, restore.Request{Spec: spec.Spec, Memory: 1 << 30}); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.client.CreateContainer(ctx(t), spec); err != nil {
-		t.Fatal(err)
-	}
+	spec := h.restored(pod, dir, count)
 	state := h.start(spec.ID)
 	h.eventually("it counts on", func() bool { return h.counted(spec.ID) > reached+2 })
 	if first := strings.SplitN(h.output(spec.ID, "stdout"), "\n", 2)[0]; first == "1" {
@@ -136,31 +119,44 @@ func TestRestoreFails(t *testing.T) {
 	}
 }
 
+// checkpointOf is the folder of a checkpoint of a container that counts; that goes on.
+func (h *host) checkpointOf(count []string) (id, dir string) {
+	h.t.Helper()
+	id, dir = h.container(h.pod(), count), h.t.TempDir()
+	h.start(id)
+	h.eventually("it counts", func() bool { return h.counted(id) > 3 })
+	if err := h.client.Checkpoint(ctx(h.t), target(id, dir), func() error { return nil }); err != nil {
+		h.t.Fatal(err)
+	}
+	return id, dir
+}
+
+// restored makes a container whose start goes on with that checkpoint.
+func (h *host) restored(pod runtime.PodState, dir string, args []string) runtime.ContainerSpec {
+	h.t.Helper()
+	from, err := os.OpenRoot(filepath.Join(dir, "checkpoint"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer from.Close()
+	spec := h.spec(pod, args)
+	if spec.Restore, err = restore.Images(from, h.t.TempDir(), restore.Request{Spec: spec.Spec, Memory: 1 << 30}); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.client.CreateContainer(ctx(h.t), spec); err != nil {
+		h.t.Fatal(err)
+	}
+	return spec
+}
+
 // A keeper that is killed while CRIU works leaves nothing that could hurt, and the
 // container can be started again.
 func TestRestoreOfAKilledKeeper(t *testing.T) {
 	needCRIU(t)
 	h := newHost(t)
 	count := sh("i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done")
-	id := h.container(h.pod(), count)
-	h.start(id)
-	h.eventually("it counts", func() bool { return h.counted(id) > 3 })
-	dir, images := t.TempDir(), t.TempDir()
-	if err := h.client.Checkpoint(ctx(t), target(id, dir), func() error { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	from, err := os.OpenRoot(filepath.Join(dir, "checkpoint"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	spec := h.spec(h.pod(), count)
-	if spec.Restore, err = restore.Images(from, images, restore.Request{Spec: spec.Spec, Memory: 1 << 30}); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.client.CreateContainer(ctx(t), spec); err != nil {
-		t.Fatal(err)
-	}
+	_, dir := h.checkpointOf(count)
+	spec := h.restored(h.pod(), dir, count)
 	go func() { _, _ = h.client.StartContainer(ctx(t), spec.ID) }()
 	mount := filepath.Join(h.run, "keeper", "lc", spec.ID, "criu-root", "bin")
 	h.eventually("CRIU works", func() bool { return exists(mount) })
